@@ -1,0 +1,420 @@
+#include "labelling.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "thread_pool.h"
+#include "union_find.h"
+
+namespace fastia {
+namespace {
+
+constexpr int64_t kKeptBytes = int64_t{32} << 20;  // scratch memory that a thread keeps for its next image
+thread_local Labelling kept;
+
+constexpr uint32_t kNone = std::numeric_limits<uint32_t>::max();
+
+template <class Id>
+Participants<Id> participants(const Map& map, const Formation& formation) {
+    const auto mask = [](bool present) { return present ? ~uint64_t{0} : 0; };
+    const auto holds = [](fastia_id id) { return id.present && id.value >= 0 && id.value <= std::numeric_limits<Id>::max(); };
+    const Id ignored = static_cast<Id>(sizeof(Id) == 1 ? map.ignored : kIgnored);
+    Participants<Id> ids{};
+    ids.ignored = ignored;
+    ids.ignored_mask = mask(map.has_ignored);
+    ids.background = static_cast<Id>(holds(formation.background) ? formation.background.value : 0);
+    ids.background_mask = mask(holds(formation.background));
+    ids.limit = static_cast<Id>(holds(formation.num_classes) ? formation.num_classes.value : 0);
+    ids.limit_mask = mask(holds(formation.num_classes));
+    ids.diagonal = formation.diagonal;
+    return ids;
+}
+
+// The void bits of two successive rows, each followed by a word of zeros.
+class VoidRows {
+public:
+    VoidRows(const Formation& formation, int64_t width, const RowKernels& kernels) : kernels_(kernels), words_(words_of(width) + 1) {
+        for (const Map* map : formation.voids) {
+            if (map->has_ignored) readers_.emplace_back(*map, kernels);
+        }
+        if (!readers_.empty()) bits_.fill(2 * words_, 0);
+    }
+    void advance(int64_t y) {
+        turn_ ^= 1;
+        for (RowReader& reader : readers_) ignored_bits(kernels_, reader.map(), reader.read(y), row(turn_), &reader != &readers_[0]);
+    }
+    const uint64_t* current() { return readers_.empty() ? nullptr : row(turn_); }
+    const uint64_t* above() { return readers_.empty() ? nullptr : row(turn_ ^ 1); }
+
+private:
+    uint64_t* row(int turn) { return bits_.data() + turn * words_; }
+
+    const RowKernels& kernels_;
+    const int64_t words_;
+    std::vector<RowReader> readers_;
+    Buffer<uint64_t> bits_;
+    int turn_ = 0;
+};
+
+// Contours are sets of run ends. A run end goes on to the next row, turns around a gap between two runs, or closes around a run's tip.
+class ContourTracer {
+public:
+    // `upper` and `lower` give the element of a run end (2 * run: left, 2 * run + 1: right) of each row in `parent`.
+    template <class Upper, class Lower>
+    void trace(uint32_t* parent, const RunPair* pairs, uint32_t count, uint32_t first_upper, uint32_t uppers, uint32_t first_lower, uint32_t lowers,
+               Upper upper, Lower lower) {
+        below_.fill(uppers, kNone);
+        above_.fill(lowers, kNone);
+        for (const RunPair* pair = pairs; pair < pairs + count; ++pair) {
+            const uint32_t u = pair->upper, l = pair->lower;
+            uint32_t& below = below_[u - first_upper];
+            uint32_t& above = above_[l - first_lower];
+            if (below != kNone) {  // a gap between two lower runs: its two sides are one contour
+                unite(parent, lower(2 * below + 1), lower(2 * l));
+            } else if (above != kNone) {  // a gap between two upper runs
+                unite(parent, upper(2 * above + 1), upper(2 * u));
+            } else {
+                unite(parent, upper(2 * u), lower(2 * l));
+            }
+            below = l;
+            above = u;
+        }
+        for (uint32_t i = 0; i < uppers; ++i) {
+            const uint32_t u = first_upper + i, l = below_[i];
+            if (l == kNone) {
+                unite(parent, upper(2 * u), upper(2 * u + 1));
+            } else if (above_[l - first_lower] == u) {
+                unite(parent, upper(2 * u + 1), lower(2 * l + 1));
+            }
+        }
+        for (uint32_t i = 0; i < lowers; ++i) {
+            if (above_[i] == kNone) unite(parent, lower(2 * (first_lower + i)), lower(2 * (first_lower + i) + 1));
+        }
+    }
+
+private:
+    Buffer<uint32_t> below_, above_;
+};
+
+void close_row(uint32_t* contour, uint32_t first, uint32_t last) {
+    for (uint32_t run = first; run < last; ++run) unite(contour, 2 * run, 2 * run + 1);
+}
+
+// A run's parent is set when it is met, and the smaller root wins, so a run never linked before can be hung below any root.
+void unite_runs(uint32_t* parent, const RunPair* pairs, uint32_t count) {
+    for (const RunPair* pair = pairs; pair < pairs + count; ++pair) {
+        const uint32_t upper = find(parent, pair->upper);
+        const uint32_t lower = parent[pair->lower];
+        if (lower == pair->lower) {
+            parent[lower] = upper;
+        } else {
+            link(parent, upper, find(parent, lower));
+        }
+    }
+}
+
+// Elements to numbers of their sets, in order of the first element of each; `first` gets that element.
+void number_components(Strip& strip) {
+    uint32_t* component = strip.component.data();
+    uint32_t* first = strip.first.reserve(strip.runs);
+    int64_t* area = strip.area.reserve(strip.runs);
+    const uint32_t* start = strip.start.data();
+    area[kNoComponent] = area[kBackground] = 0;
+    first[kNoComponent] = first[kBackground] = 0;
+    uint32_t next = kFirstComponent;
+    for (uint32_t run = kFirstComponent; run < strip.runs; ++run) {
+        const uint32_t parent = component[run];
+        uint32_t number = component[parent];
+        if (parent == run) {
+            number = next++;
+            first[number] = run;
+            area[number] = 0;
+        }
+        component[run] = number;
+        area[number] += start[run + 1] - start[run];
+    }
+    strip.components = next;
+}
+
+void scan_row(const RowKernels& kernels, RowScan<uint8_t>& row, const Participants<uint8_t>& ids) { kernels.scan_uint8(row, ids); }
+void scan_row(const RowKernels& kernels, RowScan<int32_t>& row, const Participants<int32_t>& ids) { kernels.scan_int32(row, ids); }
+
+template <class Id>
+class StripScan {
+public:
+    StripScan(Strip& strip, const Map& map, const Formation& formation, const RowKernels& kernels)
+        : strip_(strip), map_(map), formation_(formation), kernels_(kernels), ids_(participants<Id>(map, formation)) {}
+
+    void run() {
+        const int64_t width = map_.width, words = words_of(width);
+        RowReader reader(map_, kernels_);
+        VoidRows voids(formation_, width, kernels_);
+        strip_.edges.reserve(strip_.rows() * words);
+        strip_.first_run.reserve(strip_.rows() + 1);
+        strip_.start.reserve(kFirstComponent + width + kRowPadding);
+        strip_.start[0] = strip_.start[1] = 0;
+        uint32_t runs = kFirstComponent;
+        uint32_t* component = strip_.component.reserve(kFirstComponent + width);
+        component[kNoComponent] = kNoComponent;
+        component[kBackground] = kBackground;
+        const Id* above = nullptr;
+        for (int64_t y = strip_.begin; y < strip_.end; ++y) {
+            const int64_t r = y - strip_.begin;
+            if (r == 1) pairs_.reserve(2 * width + 4);
+            voids.advance(y);
+            RowScan<Id> row{};
+            reader.read(y).get(&row.current);
+            row.above = above;
+            row.void_current = voids.current();
+            row.void_above = voids.above();
+            row.edges_above = r ? strip_.edges.data() + (r - 1) * words : nullptr;
+            row.width = width;
+            row.position = static_cast<uint32_t>(r * width);
+            row.first_above = r ? strip_.first_run[r - 1] : 0;
+            row.first_current = runs;
+            row.edges = strip_.edges.data() + r * words;
+            row.starts = strip_.start.reserve(runs + width + kRowPadding) + runs;
+            row.pairs = pairs_.data();
+            scan_row(kernels_, row, ids_);
+            strip_.first_run[r] = runs;
+            component = strip_.component.reserve(runs + width);
+            begin_runs(row, component + runs);
+            runs += row.run_count;
+            unite_runs(component, row.pairs, row.pair_count);
+            if (formation_.contours) trace(row, runs);
+            above = row.current;
+        }
+        strip_.first_run[strip_.rows()] = runs;
+        strip_.start[runs] = static_cast<uint32_t>(strip_.rows() * width);
+        strip_.runs = runs;
+        number_components(strip_);
+        if (formation_.contours) number_contours();
+    }
+
+private:
+    void begin_runs(const RowScan<Id>& row, uint32_t* parent) const {
+        for (uint32_t k = 0; k < row.run_count; ++k) {
+            const uint32_t x = row.starts[k] - row.position;
+            const Id id = row.current[x];
+            uint32_t own = row.first_current + k;
+            own = (id == ids_.background && ids_.background_mask) ? kBackground : own;
+            own = (id == ids_.ignored && ids_.ignored_mask) || (id >= ids_.limit && ids_.limit_mask) ? kNoComponent : own;
+            if (row.void_current && (row.void_current[x / 64] >> (x % 64) & 1)) own = kNoComponent;
+            parent[k] = own;
+        }
+    }
+
+    void trace(const RowScan<Id>& row, uint32_t runs) {
+        uint32_t* contour = strip_.contour.reserve(2 * runs);
+        const uint32_t first_new = row.above ? row.first_current : 0;
+        for (uint32_t end = 2 * first_new; end < 2 * runs; ++end) contour[end] = end;
+        const auto same = [](uint32_t end) { return end; };
+        if (row.above) {
+            tracer_.trace(contour, row.pairs, row.pair_count, row.first_above, row.first_current - row.first_above, row.first_current,
+                          row.run_count, same, same);
+        }
+    }
+
+    void number_contours() {
+        uint32_t* contour = strip_.contour.reserve(2 * strip_.runs);
+        if (strip_.begin == 0) close_row(contour, strip_.first_run[0], strip_.first_run[1]);
+        if (strip_.end == map_.height) close_row(contour, strip_.first_run[strip_.rows() - 1], strip_.runs);
+        strip_.contours = number_sets(contour, 2 * strip_.runs);
+    }
+
+    Strip& strip_;
+    const Map& map_;
+    const Formation& formation_;
+    const RowKernels& kernels_;
+    const Participants<Id> ids_;
+    Buffer<RunPair> pairs_;
+    ContourTracer tracer_;
+};
+
+// The pairs of runs that touch across the borders of strips.
+template <class Id>
+class BorderScan {
+public:
+    BorderScan(const Map& map, const Formation& formation, const RowKernels& kernels)
+        : map_(map), formation_(formation), kernels_(kernels), ids_(participants<Id>(map, formation)) {}
+
+    RowScan<Id> between(const Strip& upper, const Strip& lower) {
+        RowReader reader(map_, kernels_);
+        VoidRows voids(formation_, map_.width, kernels_);
+        RowScan<Id> row{};
+        voids.advance(lower.begin - 1);
+        reader.read(lower.begin - 1).get(&row.above);
+        voids.advance(lower.begin);
+        reader.read(lower.begin).get(&row.current);
+        row.void_current = voids.current();
+        row.void_above = voids.above();
+        row.edges_above = upper.edges_of(lower.begin - 1);
+        row.width = map_.width;
+        row.first_above = upper.first_run[upper.rows() - 1];
+        row.first_current = lower.first_run[0];
+        row.edges = edges_.reserve(words_of(map_.width));
+        row.starts = starts_.reserve(map_.width + kRowPadding);
+        row.pairs = pairs_.reserve(2 * map_.width + 4);
+        scan_row(kernels_, row, ids_);
+        row.current = row.above = nullptr;  // of the reader, which ends here
+        return row;
+    }
+
+private:
+    const Map& map_;
+    const Formation& formation_;
+    const RowKernels& kernels_;
+    const Participants<Id> ids_;
+    Buffer<RunPair> pairs_;
+    Buffer<uint64_t> edges_;
+    Buffer<uint32_t> starts_;
+};
+
+template <class Id>
+void unite_across(Labelling& labelling, uint32_t* components, uint32_t* contours, const std::vector<int64_t>& component_offset,
+                  const std::vector<int64_t>& contour_offset, const Map& map, const Formation& formation, const RowKernels& kernels) {
+    BorderScan<Id> border(map, formation, kernels);
+    ContourTracer tracer;
+    for (size_t s = 0; s + 1 < labelling.strips.size(); ++s) {
+        const Strip &upper = labelling.strips[s], &lower = labelling.strips[s + 1];
+        const RowScan<Id> row = border.between(upper, lower);
+        for (uint32_t k = 0; k < row.pair_count; ++k) {
+            unite(components, static_cast<uint32_t>(component_offset[s] + upper.component[row.pairs[k].upper]),
+                  static_cast<uint32_t>(component_offset[s + 1] + lower.component[row.pairs[k].lower]));
+        }
+        if (!formation.contours) continue;
+        const auto element = [&](size_t strip) {
+            return [&contour = labelling.strips[strip].contour, offset = contour_offset[strip]](uint32_t end) {
+                return static_cast<uint32_t>(offset + contour[end]);
+            };
+        };
+        tracer.trace(contours, row.pairs, row.pair_count, row.first_above, upper.runs - row.first_above, row.first_current, row.run_count,
+                     element(s), element(s + 1));
+    }
+}
+
+// Offsets of the strips' elements in one array, whose first values are written as 0, 1, 2...
+std::vector<int64_t> concatenate(const std::vector<Strip>& strips, uint32_t Strip::*count, Buffer<uint32_t>* parent) {
+    std::vector<int64_t> offset;
+    int64_t total = 0;
+    for (const Strip& strip : strips) {
+        offset.push_back(total);
+        total += strip.*count;
+    }
+    if (total > std::numeric_limits<uint32_t>::max()) throw TooManyComponents();
+    parent->reserve(total);
+    for (int64_t i = 0; i < total; ++i) (*parent)[i] = static_cast<uint32_t>(i);
+    offset.push_back(total);
+    return offset;
+}
+
+}  // namespace
+
+void scan_strip(Strip& strip, const Map& map, const Formation& formation, const RowKernels& kernels) {
+    strip.width = map.width;
+    map.is_uint8() ? StripScan<uint8_t>(strip, map, formation, kernels).run() : StripScan<int32_t>(strip, map, formation, kernels).run();
+}
+
+void Labelling::merge(const Map& map, const Formation& formation, const RowKernels& kernels) {
+    if (strips.size() == 1) {
+        components = strips[0].components;
+        contours = strips[0].contours;
+        return;
+    }
+    component_offset_ = concatenate(strips, &Strip::components, &merged_);
+    if (formation.contours) contour_offset_ = concatenate(strips, &Strip::contours, &merged_contours_);
+    for (size_t s = 1; s < strips.size(); ++s) {
+        merged_[component_offset_[s] + kNoComponent] = kNoComponent;
+        merged_[component_offset_[s] + kBackground] = kBackground;
+    }
+    const auto unite_all = map.is_uint8() ? unite_across<uint8_t> : unite_across<int32_t>;
+    unite_all(*this, merged_.data(), merged_contours_.data(), component_offset_, contour_offset_, map, formation, kernels);
+    components = number_sets(merged_.data(), component_offset_.back());
+    if (formation.contours) contours = number_sets(merged_contours_.data(), contour_offset_.back());
+}
+
+void Labelling::areas(Buffer<int64_t>* out) const {
+    out->fill(components, 0);
+    for (size_t s = 0; s < strips.size(); ++s) {
+        for (uint32_t c = 0; c < strips[s].components; ++c) (*out)[of_image(s, c)] += strips[s].area[c];
+    }
+}
+
+// The first run of a component has, on its left in its row, either no run of its class, and then nothing encloses it, or one of a component D
+// met before: if what lies right of that run is a hole of D, D encloses it; otherwise both lie in the same surroundings.
+void outermost(const Labelling& labelling, const Map& map, Buffer<uint32_t>* top) {
+    top->reserve(labelling.components);
+    Buffer<uint32_t> outer_contour, last_run, row_stamp;
+    outer_contour.reserve(labelling.components);
+    last_run.reserve(map.maximum + 1);
+    row_stamp.fill(map.maximum + 1, 0);
+    (*top)[kNoComponent] = kNoComponent;
+    (*top)[kBackground] = kBackground;
+    uint32_t stamp = 0, cursor = 0;
+    int64_t row = -1;
+    labelling.for_each_component([&](uint32_t component, size_t s, uint32_t first) {
+        const Strip& strip = labelling.strips[s];
+        const int64_t y = strip.row_of(first);
+        if (y != row) {
+            row = y;
+            ++stamp;
+            cursor = strip.first_run[y - strip.begin];
+        }
+        for (; cursor < first; ++cursor) {
+            if (strip.component[cursor] < kFirstComponent) continue;
+            const int32_t id = map.code(y, strip.column_of(cursor));
+            last_run[id] = cursor;
+            row_stamp[id] = stamp;
+        }
+        const int32_t id = map.code(y, strip.column_of(first));
+        outer_contour[component] = labelling.contour_of_image(s, strip.contour[2 * first]);
+        (*top)[component] = component;
+        if (row_stamp[id] != stamp) return;
+        const uint32_t left = labelling.of_image(s, strip.component[last_run[id]]);
+        const bool in_hole = labelling.contour_of_image(s, strip.contour[2 * last_run[id] + 1]) != outer_contour[left];
+        if (in_hole || (*top)[left] != left) (*top)[component] = (*top)[left];
+    });
+}
+
+Division::Division(int64_t batch, int64_t height, int64_t width, int threads) : rows(height) {
+    constexpr int64_t kMostPixels = int64_t{1} << 30, kFewestPixels = int64_t{1} << 15;
+    if (threads > 1 && batch < 4 * threads) {
+        const int64_t wanted = (4 * threads + batch - 1) / batch;
+        rows = std::max((height + wanted - 1) / wanted, kFewestPixels / width + 1);
+    }
+    rows = std::max<int64_t>(1, std::min({rows, height, kMostPixels / width}));
+    strips = (height + rows - 1) / rows;
+}
+
+void Division::assign(Labelling& labelling, int64_t height) const {
+    labelling.strips.resize(strips);
+    for (int64_t s = 0; s < strips; ++s) {
+        labelling.strips[s].begin = s * rows;
+        labelling.strips[s].end = std::min(height, (s + 1) * rows);
+    }
+}
+
+void for_each_image(const fastia_maps& maps, int threads, const std::function<void(int64_t, const Division&, int)>& body) {
+    const int64_t batch = maps.shape[0], height = maps.shape[1], width = maps.shape[2];
+    if (batch == 0 || height == 0 || width == 0) return;
+    const Division division(batch, height, width, threads);
+    const bool side_by_side = division.strips == 1;
+    parallel_for(batch, side_by_side ? threads : 1, [&](int64_t image) { body(image, division, side_by_side ? 1 : threads); });
+}
+
+void for_each_labelling(const fastia_maps& maps, const Formation& formation, fastia_id ignore_index, int threads,
+                        const std::function<void(int64_t, const Map&, Labelling&, int)>& finish) {
+    const RowKernels& kernels = row_kernels();
+    for_each_image(maps, threads, [&](int64_t image, const Division& division, int strip_threads) {
+        Labelling own;
+        Labelling& labelling = division.strips == 1 ? kept : own;
+        const Map map(maps, image, ignore_index, 0);
+        division.assign(labelling, map.height);
+        parallel_for(division.strips, strip_threads, [&](int64_t s) { scan_strip(labelling.strips[s], map, formation, kernels); });
+        labelling.merge(map, formation, kernels);
+        finish(image, map, labelling, strip_threads);
+        if (labelling.strips[0].bytes() > kKeptBytes) labelling = Labelling();
+    });
+}
+
+}  // namespace fastia

@@ -1,0 +1,91 @@
+// What is done to one row of pixels, once per instruction set: find where runs start, which runs of two rows touch, and fill runs.
+//
+// A run is a maximal span of one id in a row. Bit x of `edges` says that a run starts at x, so the run of a pixel is a prefix popcount.
+#pragma once
+#include <cstdint>
+
+namespace fastia {
+
+constexpr int64_t kRowPadding = 64;  // ids readable past the end of a staged row; run starts writable past the last one
+
+inline int64_t words_of(int64_t width) { return (width + 63) / 64; }
+
+// Two runs of the same id that touch, one in each of two successive rows.
+struct RunPair {
+    uint32_t upper, lower;
+};
+
+// Which ids form components. Masks are all ones or zero, so that an absent id costs no branch.
+template <class Id>
+struct Participants {
+    Id background, ignored, limit;
+    uint64_t background_mask, ignored_mask, limit_mask;
+    bool diagonal;  // 8-connectivity
+
+    bool excludes(Id id) const {
+        return (id == ignored && ignored_mask) || (id == background && background_mask) || (id >= limit && limit_mask);
+    }
+};
+
+// One row, and the row above it (null: there is none). Void pixels, where given as bits, take no part: a run ends there.
+template <class Id>
+struct RowScan {
+    const Id* current;
+    const Id* above;
+    const uint64_t* void_current;  // null, or words_of(width) + 1 words
+    const uint64_t* void_above;
+    const uint64_t* edges_above;
+    int64_t width;
+    uint32_t position;       // of the row's first pixel, added to every run start
+    uint32_t first_above;    // index of the first run of each row
+    uint32_t first_current;
+    // Results.
+    uint64_t* edges;    // words_of(width) words
+    uint32_t* starts;   // position of every run
+    RunPair* pairs;     // from left to right, with room for 2 * width + 4
+    uint32_t run_count;
+    uint32_t pair_count;
+};
+
+// How the ids of a map become int32 codes: ignored ids are kIgnored, ids outside 0..maximum kInvalid.
+constexpr int32_t kIgnored = -1;
+constexpr int32_t kInvalid = -2;
+
+struct Staging {
+    int32_t dtype;       // fastia_dtype
+    int64_t stride;      // bytes from pixel to pixel
+    bool has_ignored;
+    int64_t ignored;
+    int64_t maximum;
+};
+
+struct RowKernels {
+    const char* name;
+    void (*scan_uint8)(RowScan<uint8_t>&, const Participants<uint8_t>&);
+    void (*scan_int32)(RowScan<int32_t>&, const Participants<int32_t>&);
+    // Bits where a run starts; bits where a row equals an id, written or or-ed.
+    void (*edges_uint8)(const uint8_t* row, int64_t width, uint64_t* edges);
+    void (*edges_int32)(const int32_t* row, int64_t width, uint64_t* edges);
+    void (*equals_uint8)(const uint8_t* row, int64_t width, uint8_t id, uint64_t* bits, bool accumulate);
+    void (*equals_int32)(const int32_t* row, int64_t width, int32_t id, uint64_t* bits, bool accumulate);
+    // Positions of set bits, in order; writes up to 3 entries past the last. Returns their number.
+    uint32_t (*positions)(const uint64_t* bits, int64_t words, uint32_t* out);
+    // out[x] = values[index of the run of x]; reads up to 16 values past the last run.
+    void (*expand2)(const uint64_t* edges, int64_t width, const uint16_t* values, uint16_t* out);
+    void (*expand4)(const uint64_t* edges, int64_t width, const uint32_t* values, uint32_t* out);
+    void (*expand8)(const uint64_t* edges, int64_t width, const uint64_t* values, uint64_t* out);
+    // Ids to codes; true if one is invalid.
+    bool (*stage)(const Staging&, const void* source, int64_t width, int32_t* out);
+};
+
+// The best kernels for this processor; FASTIA_CPU in the environment names a lesser set.
+const RowKernels& row_kernels();
+
+#if defined(__x86_64__) || defined(_M_X64)
+extern const RowKernels kRowsAvx2;
+extern const RowKernels kRowsAvx512;
+#endif
+extern const RowKernels kRowsBaseline;
+extern const RowKernels kRowsScalar;
+
+}  // namespace fastia

@@ -1,0 +1,279 @@
+// The vector operations of the row kernels for the instruction set this file is compiled for: 64 pixels make one 64-bit mask.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#include "rows.h"
+
+#if defined(FASTIA_SCALAR)
+#elif defined(__AVX512BW__) && defined(__AVX512VPOPCNTDQ__)
+#define FASTIA_SIMD_AVX512
+#include <immintrin.h>
+#elif defined(__AVX2__)
+#define FASTIA_SIMD_AVX2
+#include <immintrin.h>
+#elif defined(__SSE2__)
+#define FASTIA_SIMD_SSE2
+#include <emmintrin.h>
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+#define FASTIA_SIMD_NEON
+#include <arm_neon.h>
+#endif
+
+namespace fastia {
+namespace {
+namespace simd {
+
+#if defined(FASTIA_SIMD_AVX512)
+
+inline __m512i load(const void* p) { return _mm512_loadu_si512(p); }
+
+inline uint64_t equal(const uint8_t* a, const uint8_t* b) { return _mm512_cmpeq_epi8_mask(load(a), load(b)); }
+inline uint64_t equal_to(const uint8_t* a, uint8_t id) { return _mm512_cmpeq_epi8_mask(load(a), _mm512_set1_epi8(static_cast<char>(id))); }
+inline uint64_t at_least(const uint8_t* a, uint8_t id) { return _mm512_cmpge_epu8_mask(load(a), _mm512_set1_epi8(static_cast<char>(id))); }
+
+template <class Compare>
+inline uint64_t four(Compare compare) {
+    return static_cast<uint64_t>(compare(0)) | static_cast<uint64_t>(compare(16)) << 16 | static_cast<uint64_t>(compare(32)) << 32 |
+           static_cast<uint64_t>(compare(48)) << 48;
+}
+inline uint64_t equal(const int32_t* a, const int32_t* b) {
+    return four([=](int x) { return _mm512_cmpeq_epi32_mask(load(a + x), load(b + x)); });
+}
+inline uint64_t equal_to(const int32_t* a, int32_t id) {
+    return four([=](int x) { return _mm512_cmpeq_epi32_mask(load(a + x), _mm512_set1_epi32(id)); });
+}
+inline uint64_t at_least(const int32_t* a, int32_t id) {
+    return four([=](int x) { return _mm512_cmpge_epi32_mask(load(a + x), _mm512_set1_epi32(id)); });
+}
+
+#elif defined(FASTIA_SIMD_AVX2)
+
+inline __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+inline uint64_t bytes(__m256i low, __m256i high) {
+    return static_cast<uint32_t>(_mm256_movemask_epi8(low)) | static_cast<uint64_t>(static_cast<uint32_t>(_mm256_movemask_epi8(high))) << 32;
+}
+
+inline uint64_t equal(const uint8_t* a, const uint8_t* b) {
+    return bytes(_mm256_cmpeq_epi8(load(a), load(b)), _mm256_cmpeq_epi8(load(a + 32), load(b + 32)));
+}
+inline uint64_t equal_to(const uint8_t* a, uint8_t id) {
+    const __m256i wanted = _mm256_set1_epi8(static_cast<char>(id));
+    return bytes(_mm256_cmpeq_epi8(load(a), wanted), _mm256_cmpeq_epi8(load(a + 32), wanted));
+}
+inline uint64_t at_least(const uint8_t* a, uint8_t id) {
+    const __m256i bound = _mm256_set1_epi8(static_cast<char>(id));
+    const __m256i low = load(a), high = load(a + 32);
+    return bytes(_mm256_cmpeq_epi8(_mm256_max_epu8(low, bound), low), _mm256_cmpeq_epi8(_mm256_max_epu8(high, bound), high));
+}
+
+template <class Compare>
+inline uint64_t eight(Compare compare) {
+    uint64_t bits = 0;
+    for (int x = 0; x < 64; x += 8) bits |= static_cast<uint64_t>(static_cast<uint8_t>(_mm256_movemask_ps(_mm256_castsi256_ps(compare(x))))) << x;
+    return bits;
+}
+inline uint64_t equal(const int32_t* a, const int32_t* b) {
+    return eight([=](int x) { return _mm256_cmpeq_epi32(load(a + x), load(b + x)); });
+}
+inline uint64_t equal_to(const int32_t* a, int32_t id) {
+    return eight([=](int x) { return _mm256_cmpeq_epi32(load(a + x), _mm256_set1_epi32(id)); });
+}
+inline uint64_t at_least(const int32_t* a, int32_t id) {
+    return eight([=](int x) { return _mm256_cmpgt_epi32(load(a + x), _mm256_set1_epi32(id - 1)); });
+}
+
+#elif defined(FASTIA_SIMD_SSE2)
+
+inline __m128i load(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+
+template <class Compare>
+inline uint64_t sixteens(Compare compare) {
+    uint64_t bits = 0;
+    for (int x = 0; x < 64; x += 16) bits |= static_cast<uint64_t>(static_cast<uint32_t>(_mm_movemask_epi8(compare(x)))) << x;
+    return bits;
+}
+inline uint64_t equal(const uint8_t* a, const uint8_t* b) {
+    return sixteens([=](int x) { return _mm_cmpeq_epi8(load(a + x), load(b + x)); });
+}
+inline uint64_t equal_to(const uint8_t* a, uint8_t id) {
+    return sixteens([=](int x) { return _mm_cmpeq_epi8(load(a + x), _mm_set1_epi8(static_cast<char>(id))); });
+}
+inline uint64_t at_least(const uint8_t* a, uint8_t id) {
+    return sixteens([=](int x) { return _mm_cmpeq_epi8(_mm_max_epu8(load(a + x), _mm_set1_epi8(static_cast<char>(id))), load(a + x)); });
+}
+
+template <class Compare>
+inline uint64_t fours(Compare compare) {
+    uint64_t bits = 0;
+    for (int x = 0; x < 64; x += 4) bits |= static_cast<uint64_t>(static_cast<uint32_t>(_mm_movemask_ps(_mm_castsi128_ps(compare(x))))) << x;
+    return bits;
+}
+inline uint64_t equal(const int32_t* a, const int32_t* b) {
+    return fours([=](int x) { return _mm_cmpeq_epi32(load(a + x), load(b + x)); });
+}
+inline uint64_t equal_to(const int32_t* a, int32_t id) {
+    return fours([=](int x) { return _mm_cmpeq_epi32(load(a + x), _mm_set1_epi32(id)); });
+}
+inline uint64_t at_least(const int32_t* a, int32_t id) {
+    return fours([=](int x) { return _mm_cmpgt_epi32(load(a + x), _mm_set1_epi32(id - 1)); });
+}
+
+#elif defined(FASTIA_SIMD_NEON)
+
+// One bit per byte of four vectors of zeros and ones: weighted by position, then added pairwise.
+inline uint64_t bytes(uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t d) {
+    const uint8x16_t weight = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+    const uint8x16_t low = vpaddq_u8(vandq_u8(a, weight), vandq_u8(b, weight)), high = vpaddq_u8(vandq_u8(c, weight), vandq_u8(d, weight));
+    const uint8x16_t pairs = vpaddq_u8(low, high);
+    return vgetq_lane_u64(vreinterpretq_u64_u8(vpaddq_u8(pairs, pairs)), 0);
+}
+template <class Compare>
+inline uint64_t sixteens(Compare compare) {
+    return bytes(compare(0), compare(16), compare(32), compare(48));
+}
+inline uint64_t equal(const uint8_t* a, const uint8_t* b) {
+    return sixteens([=](int x) { return vceqq_u8(vld1q_u8(a + x), vld1q_u8(b + x)); });
+}
+inline uint64_t equal_to(const uint8_t* a, uint8_t id) {
+    return sixteens([=](int x) { return vceqq_u8(vld1q_u8(a + x), vdupq_n_u8(id)); });
+}
+inline uint64_t at_least(const uint8_t* a, uint8_t id) {
+    return sixteens([=](int x) { return vcgeq_u8(vld1q_u8(a + x), vdupq_n_u8(id)); });
+}
+
+// Sixteen comparisons of 32-bit ids, narrowed to bytes.
+template <class Compare>
+inline uint64_t narrowed(Compare compare) {
+    return sixteens([=](int x) {
+        const uint16x8_t low = vcombine_u16(vmovn_u32(compare(x)), vmovn_u32(compare(x + 4)));
+        const uint16x8_t high = vcombine_u16(vmovn_u32(compare(x + 8)), vmovn_u32(compare(x + 12)));
+        return vcombine_u8(vmovn_u16(low), vmovn_u16(high));
+    });
+}
+inline uint64_t equal(const int32_t* a, const int32_t* b) {
+    return narrowed([=](int x) { return vceqq_s32(vld1q_s32(a + x), vld1q_s32(b + x)); });
+}
+inline uint64_t equal_to(const int32_t* a, int32_t id) {
+    return narrowed([=](int x) { return vceqq_s32(vld1q_s32(a + x), vdupq_n_s32(id)); });
+}
+inline uint64_t at_least(const int32_t* a, int32_t id) {
+    return narrowed([=](int x) { return vcgeq_s32(vld1q_s32(a + x), vdupq_n_s32(id)); });
+}
+
+#else
+
+template <class Test>
+inline uint64_t each(Test test) {
+    uint64_t bits = 0;
+    for (int x = 0; x < 64; ++x) bits |= static_cast<uint64_t>(test(x)) << x;
+    return bits;
+}
+template <class Id>
+inline uint64_t equal(const Id* a, const Id* b) {
+    return each([=](int x) { return a[x] == b[x]; });
+}
+template <class Id>
+inline uint64_t equal_to(const Id* a, Id id) {
+    return each([=](int x) { return a[x] == id; });
+}
+template <class Id>
+inline uint64_t at_least(const Id* a, Id id) {
+    return each([=](int x) { return a[x] >= id; });
+}
+
+#endif
+
+// No standard templates here: the linker could keep this file's instantiation of one for callers on lesser processors.
+template <class Value>
+void expand_runs(const uint64_t* edges, int64_t width, const Value* values, Value* out) {
+    const Value* value = values - 1;
+    int64_t x = 0;
+    const auto fill_to = [&](int64_t end) {
+        while (x < end) out[x++] = *value;
+    };
+    for (int64_t w = 0; w < words_of(width); ++w) {
+        for (uint64_t bits = edges[w]; bits; bits &= bits - 1) {
+            fill_to(64 * w + __builtin_ctzll(bits));
+            ++value;
+        }
+    }
+    fill_to(width);
+}
+
+inline void expand2(const uint64_t* edges, int64_t width, const uint16_t* values, uint16_t* out) { expand_runs(edges, width, values, out); }
+
+#if defined(FASTIA_SIMD_AVX512)
+
+// Per vector of pixels: index of the run of each = prefix popcount of the edges, values by one permutation. No branch on the data.
+inline void expand4(const uint64_t* edges, int64_t width, const uint32_t* values, uint32_t* out) {
+    const __m512i up_to_lane = _mm512_set_epi32(0xFFFE, 0x7FFE, 0x3FFE, 0x1FFE, 0xFFE, 0x7FE, 0x3FE, 0x1FE, 0xFE, 0x7E, 0x3E, 0x1E, 0xE, 6, 2, 0);
+    const uint32_t* run = values - 1;  // of the pixel before the vector
+    for (int64_t x = 0; x < width; x += 16) {
+        const uint32_t bits = static_cast<uint32_t>(edges[x / 64] >> (x % 64)) & 0xFFFF;
+        const __m512i index = _mm512_popcnt_epi32(_mm512_and_si512(_mm512_set1_epi32(static_cast<int>(bits)), up_to_lane));
+        const __m512i filled = _mm512_maskz_permutexvar_epi32(0xFFFF, index, _mm512_loadu_si512(run + (bits & 1)));
+        const int64_t rest = width - x;
+        _mm512_mask_storeu_epi32(out + x, rest >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << rest) - 1), filled);
+        run += __builtin_popcount(bits);
+    }
+}
+inline void expand8(const uint64_t* edges, int64_t width, const uint64_t* values, uint64_t* out) {
+    const __m512i up_to_lane = _mm512_set_epi64(0xFE, 0x7E, 0x3E, 0x1E, 0xE, 6, 2, 0);
+    const uint64_t* run = values - 1;
+    for (int64_t x = 0; x < width; x += 8) {
+        const uint32_t bits = static_cast<uint32_t>(edges[x / 64] >> (x % 64)) & 0xFF;
+        const __m512i index = _mm512_popcnt_epi64(_mm512_and_si512(_mm512_set1_epi64(bits), up_to_lane));
+        const __m512i filled = _mm512_maskz_permutexvar_epi64(0xFF, index, _mm512_loadu_si512(run + (bits & 1)));
+        const int64_t rest = width - x;
+        _mm512_mask_storeu_epi64(out + x, rest >= 8 ? 0xFF : static_cast<__mmask8>((1u << rest) - 1), filled);
+        run += __builtin_popcount(bits);
+    }
+}
+
+#elif defined(FASTIA_SIMD_AVX2)
+
+// For each byte of edges: how many runs start in lanes 1..lane, one byte a lane.
+struct PrefixCounts {
+    alignas(64) uint64_t lanes[256];
+    constexpr PrefixCounts() : lanes() {
+        for (int bits = 0; bits < 256; ++bits) {
+            uint64_t count = 0, packed = 0;
+            for (int lane = 0; lane < 8; ++lane) {
+                if (lane > 0) count += bits >> lane & 1;
+                packed |= count << (8 * lane);
+            }
+            lanes[bits] = packed;
+        }
+    }
+};
+constexpr PrefixCounts kPrefixCounts;
+
+inline void expand4(const uint64_t* edges, int64_t width, const uint32_t* values, uint32_t* out) {
+    const uint32_t* run = values - 1;
+    for (int64_t x = 0; x < width; x += 8) {
+        const uint32_t bits = static_cast<uint32_t>(edges[x / 64] >> (x % 64)) & 0xFF;
+        const __m256i index = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(kPrefixCounts.lanes[bits])));
+        const __m256i filled = _mm256_permutevar8x32_epi32(load(run + (bits & 1)), index);
+        if (width - x >= 8) {
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + x), filled);
+        } else {
+            alignas(32) uint32_t lanes[8];
+            _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), filled);
+            std::memcpy(out + x, lanes, (width - x) * sizeof(uint32_t));
+        }
+        run += __builtin_popcount(bits);
+    }
+}
+inline void expand8(const uint64_t* edges, int64_t width, const uint64_t* values, uint64_t* out) { expand_runs(edges, width, values, out); }
+
+#else
+
+inline void expand4(const uint64_t* edges, int64_t width, const uint32_t* values, uint32_t* out) { expand_runs(edges, width, values, out); }
+inline void expand8(const uint64_t* edges, int64_t width, const uint64_t* values, uint64_t* out) { expand_runs(edges, width, values, out); }
+
+#endif
+
+}  // namespace simd
+}  // namespace
+}  // namespace fastia
