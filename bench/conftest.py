@@ -1,0 +1,36 @@
+"""What every bench records beside its timings, and how it is timed."""
+
+import importlib.metadata
+import time
+
+import pytest
+import torch
+
+import fastia
+from fastia.kernels import cpu
+
+PACKAGES = ["torch", "numpy", "connected-components-3d", "opencv-python-headless", "scikit-image", "scipy"]
+
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    machine_info["instruction_set"] = cpu.instruction_set()
+    machine_info["threads"] = torch.get_num_threads()
+    machine_info["versions"] = {"fastia": fastia.__version__}
+    machine_info["versions"] |= {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+@pytest.fixture
+def measure(benchmark):
+    """`measure(function, threads=1, **info)`: 3 to 50 rounds in about a second; `info` goes to the report."""
+    before = torch.get_num_threads()
+
+    def run(function, threads=1, **info):
+        torch.set_num_threads(threads)
+        start = time.perf_counter()
+        function()
+        rounds = min(50, max(3, int(1 / (time.perf_counter() - start))))
+        benchmark.extra_info.update(info, threads=threads)
+        benchmark.pedantic(function, rounds=rounds)
+
+    yield run
+    torch.set_num_threads(before)

@@ -1,0 +1,29 @@
+"""Instance-aware metrics and size-balanced losses for semantic segmentation."""
+
+from typing import TYPE_CHECKING, Any
+
+from fastia.engine.evaluate import evaluate_directory
+from fastia.functional import Components, InstanceIoU, components, instance_iou, label, weights
+
+if TYPE_CHECKING:
+    from fastia.metrics import InstanceAwareIoU
+
+__version__ = "0.1.0"
+__all__ = [
+    "Components",
+    "InstanceAwareIoU",
+    "InstanceIoU",
+    "components",
+    "evaluate_directory",
+    "instance_iou",
+    "label",
+    "weights",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "InstanceAwareIoU":  # torchmetrics takes as long to import as torch, and only the metric needs it
+        from fastia.metrics import InstanceAwareIoU
+
+        return InstanceAwareIoU
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,115 @@
+"""Argument checks that every backend shares; an error names the argument, what it was and what it must be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+MASK_DTYPES = {
+    torch.bool: "bool",
+    torch.uint8: "uint8",
+    torch.int16: "int16",
+    torch.uint16: "uint16",
+    torch.int32: "int32",
+    torch.int64: "int64",
+}
+WEIGHT_DTYPES = {
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+    torch.float32: "float32",
+    torch.float64: "float64",
+}
+CONNECTIVITIES = (4, 8)
+NORMALIZERS = ("class", "foreground")
+PROTOCOLS = ("wacv2024", "exact")
+MAX_CLASSES = 65536
+
+
+def masks(**arrays: Any) -> list[Any]:
+    """Check arrays of ids, given by name, one by one and against the first; return them as NumPy arrays or tensors."""
+    checked = {name: _mask(name, array) for name, array in arrays.items()}
+    first_name, first = next(iter(checked.items()))
+    for name, mask in checked.items():
+        both = f"{first_name} and {name}"
+        if isinstance(mask, np.ndarray) != isinstance(first, np.ndarray):
+            raise TypeError(f"{both} must be of one kind, got {_kind(arrays[first_name])} and {_kind(arrays[name])}")
+        if mask.shape != first.shape:
+            raise ValueError(f"{both} must have the same shape, got {tuple(first.shape)} and {tuple(mask.shape)}")
+        if isinstance(mask, torch.Tensor) and mask.device != first.device:
+            raise ValueError(f"{both} must be on the same device, got {first.device} and {mask.device}")
+    return list(checked.values())
+
+
+def integer(name: str, value: Any, low: int = -(2**63), high: int = 2**63 - 1, optional: bool = True) -> Any:
+    """Check an integer of low..high; NumPy's integers are integers too, and None is where it is optional."""
+    if value is None and optional:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer, torch.SymInt)):
+        raise TypeError(f"{name} must be an int{' or None' if optional else ''}, got {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be {'None or ' if optional else ''}in {low}..{high}, got {value}")
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def background(value: Any) -> int | None:
+    """Check `background`, a class id or None."""
+    return integer("background", value, 0, MAX_CLASSES - 1)
+
+
+def choice(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
+    """Check that an option is one of those allowed."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, got {value!r}")
+    return value
+
+
+def weight_dtype(dtype: Any, masks: Any) -> Any:
+    """Check the dtype of weights; for NumPy masks it may be NumPy's or torch's, and is returned as NumPy's."""
+    if isinstance(masks, np.ndarray):
+        name = WEIGHT_DTYPES[dtype] if dtype in WEIGHT_DTYPES else _dtype_name(dtype)
+        if name in ("float16", "float32", "float64"):
+            return np.dtype(name)
+        raise TypeError(f"dtype must be float16, float32 or float64 for a NumPy array, got {dtype}")
+    if dtype not in WEIGHT_DTYPES:
+        raise TypeError(f"dtype must be torch.float16, bfloat16, float32 or float64, got {dtype}")
+    return dtype
+
+
+def _mask(name: str, array: Any) -> Any:
+    if not isinstance(array, (torch.Tensor, np.ndarray)):
+        if type(array).__module__.partition(".")[0] == "cupy":
+            raise NotImplementedError(
+                f"{name} is a CuPy array, but only the CPU is supported: pass cupy.asnumpy({name})"
+            )
+        if not hasattr(array, "__dlpack__"):
+            raise TypeError(
+                f"{name} must be a torch tensor, a NumPy array or an object with __dlpack__, got {_kind(array)}"
+            )
+        array = torch.from_dlpack(array)
+    if isinstance(array, torch.Tensor):
+        if array.device.type != "cpu":
+            raise NotImplementedError(f"{name} is on {array.device}, but only the CPU is supported: pass {name}.cpu()")
+        allowed = array.dtype in MASK_DTYPES
+    else:
+        allowed = array.dtype.name in MASK_DTYPES.values()
+        if allowed and not array.dtype.isnative:
+            raise TypeError(f"{name} must be in native byte order, got dtype {array.dtype.str}")
+    if not allowed:
+        raise TypeError(f"{name} must be of dtype {', '.join(MASK_DTYPES.values())}, got {array.dtype}")
+    if array.ndim not in (2, 3):
+        hint = f": squeeze it, {name}.squeeze(1)" if array.ndim == 4 and array.shape[1] == 1 else ""
+        raise ValueError(f"{name} must be [H, W] or [B, H, W], got shape {tuple(array.shape)}{hint}")
+    return array
+
+
+def _kind(array: Any) -> str:
+    return f"{type(array).__module__}.{type(array).__qualname__}"
+
+
+def _dtype_name(dtype: Any) -> str:
+    try:
+        return np.dtype(dtype).name
+    except TypeError:
+        return ""

@@ -1,0 +1,175 @@
+"""The command line: `fastia evaluate`, `fastia shapes`, and what is installed here."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+
+import fastia
+
+_INSTALL = "the command line needs more packages: pip install 'fastia[cli]'"
+try:
+    import typer
+except ImportError:
+    sys.exit(f"Error: no module typer: {_INSTALL}")
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: rich's table cuts long options at 80 columns
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Protocol(str, Enum):
+    """The protocols of :func:`fastia.instance_iou`, as choices."""
+
+    wacv2024 = "wacv2024"
+    exact = "exact"
+
+
+def main() -> None:
+    """Run the command line. Bad input is told in one text on the standard error stream, with exit status 2."""
+    app()
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Instance-aware evaluation and size-balanced training of semantic segmentation."""
+    if version:
+        print(fastia.__version__)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        info()
+
+
+@app.command()
+def info() -> None:
+    """Print versions, backends and folders."""
+    from fastia.kernels import cpu
+
+    rows = {
+        "fastia": fastia.__version__,
+        "backends": "cpu",
+        "instruction set": f"{cpu.instruction_set()}, {cpu.num_threads()} threads",
+        "torch": _version("torch"),
+        "NumPy": _version("numpy"),
+        "CuPy": next(filter(None, map(_version, ("cupy-cuda12x", "cupy-cuda13x", "cupy"))), None),
+        "Triton": _version("triton"),
+        "Python": f"{platform.python_version()}, {platform.platform()}",
+        "cache folder": f"{cache_folder()}",
+    }
+    for name, value in rows.items():
+        print(f"{name:16} {value or 'not installed'}")
+
+
+@app.command()
+def evaluate(
+    dataset: Annotated[Path, typer.Option(help="Folder in PASCAL VOC layout.")],
+    predictions: Annotated[Path, typer.Option(help="Folder with a PNG of class ids per image: palette or grey.")],
+    split: Annotated[str, typer.Option(help="File in ImageSets/Segmentation, without .txt.")] = "val",
+    protocol: Annotated[Protocol, typer.Option(help="As published, or the paper's text.")] = Protocol.wacv2024,
+    classes: Annotated[Path | None, typer.Option(help="Text file, one name a line; VOC's by default.")] = None,
+    background: Annotated[str, typer.Option(metavar="ID|none", help="Class id of the background.")] = "0",
+    ignore_index: Annotated[str, typer.Option(metavar="ID|none", help="Id of ignored pixels.")] = "255",
+    instance_ignore_index: Annotated[
+        str | None, typer.Option(metavar="ID|none", help="Id of void in SegmentationObject; --ignore-index by default.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write scores and what each image contributes.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write one row per instance.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a PNG: IA-IoU by class and size.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Number of threads; one a core by default.")] = None,
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Skip images without prediction.")] = False,
+) -> None:
+    """Score predictions by class and size.
+
+    Prints IA-IoU and penalized IA-IoU beside IoU. Bad files are all listed; the exit status is then 2.
+    """
+    with _errors_as_text():
+        from rich.console import Console
+
+        from fastia.engine import report
+        from fastia.engine.evaluate import evaluate_directory
+
+        result = evaluate_directory(
+            dataset,
+            split,
+            predictions,
+            protocol=protocol.value,
+            classes=classes,
+            background=_id("--background", background),
+            ignore_index=_id("--ignore-index", ignore_index),
+            instance_ignore_index="ignore_index"
+            if instance_ignore_index is None
+            else _id("--instance-ignore-index", instance_ignore_index),
+            json=json,
+            csv=csv,
+            plot=plot,
+            jobs=jobs,
+            allow_missing=allow_missing,
+            progress=True,
+        )
+    console = Console(highlight=False)
+    console.print(report.table(result))
+    for note in result.notes:
+        console.print(f"Note: {note}", markup=False, soft_wrap=True)
+    for path in filter(None, (json, csv, plot)):
+        console.print(f"Wrote {path}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def shapes(
+    root: Annotated[Path, typer.Argument(help="Folder to write into.")],
+    images: Annotated[int, typer.Option(help="Number of images.")] = 60,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random numbers.")] = 0,
+) -> None:
+    """Make a small synthetic dataset.
+
+    In PASCAL VOC layout, with classes.txt, Predictions and PseudoMasks.
+    """
+    with _errors_as_text():
+        from fastia.data.shapes import make_shapes
+
+        make_shapes(root, images, seed=seed)
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept: FASTIA_CACHE, else `fastia` in the user's cache folder."""
+    users = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("FASTIA_CACHE") or Path(users) / "fastia").expanduser()
+
+
+@contextmanager
+def _errors_as_text() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    except ModuleNotFoundError as error:
+        print(f"Error: no module {error.name}: {_INSTALL}", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+def _id(option: str, text: str) -> int | None:
+    try:
+        return None if text.lower() == "none" else int(text)
+    except ValueError:
+        raise ValueError(f"{option} must be an integer or none, got {text!r}") from None
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None

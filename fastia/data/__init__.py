@@ -1,0 +1,1 @@
+"""Reading and writing datasets in the layout of PASCAL VOC."""

@@ -1,0 +1,1 @@
+"""Evaluation of predictions in folders, its reports, and the demonstration."""

@@ -1,0 +1,332 @@
+"""Instance-aware scores of predictions in a folder, against a dataset in PASCAL VOC layout."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastia import checks
+from fastia.data import voc
+from fastia.engine.scoring import ImageScorer, Outcome
+from fastia.functional import InstanceIoU, Protocol
+
+PathLike = str | os.PathLike[str]
+
+_CHUNK = 8  # images that a worker takes at a time: handing over one costs as much as decoding one
+
+
+class EvaluationError(ValueError):
+    """Files that cannot be evaluated.
+
+    Attributes:
+        problems: one text for each offending file, beginning with its path.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        count = len(self.problems)
+        super().__init__(
+            "\n  ".join([f"{count} {'file' if count == 1 else 'files'} cannot be evaluated:", *self.problems])
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What :func:`evaluate_directory` returns.
+
+    Attributes:
+        scores: the single numbers of :meth:`fastia.InstanceAwareIoU.compute`, by name; NaN where none was to average.
+        per_class: by class name: ``iou``, and ``ia_iou``, ``ia_iou_penalized`` and the numbers of ``instances`` and of
+            ``unmatched`` predicted components, also of each size (``ia_iou_small``, ...).
+        images: ids of the images that were scored.
+        records: one entry per instance and per unmatched component of all images, in their order; ``count`` and
+            ``unmatched_count`` say how many of them each image has.
+        class_pixels: ``[images, C, 3]`` int64: intersection, ground-truth and predicted pixels of each class.
+        missing: ids of the images that were skipped because they have no prediction.
+        notes: what a reader of the scores ought to know.
+        protocol, background: as given.
+        classes: names of the classes.
+        seconds: time taken, reports not included.
+    """
+
+    scores: dict[str, float]
+    per_class: dict[str, dict[str, float]]
+    images: list[str]
+    records: InstanceIoU
+    class_pixels: NDArray[np.int64]
+    missing: list[str]
+    notes: list[str]
+    protocol: str
+    background: int | None
+    classes: list[str]
+    seconds: float
+
+
+def evaluate_directory(
+    dataset: PathLike,
+    split: str,
+    predictions: PathLike,
+    *,
+    protocol: Protocol = "wacv2024",
+    classes: PathLike | Sequence[str] | None = None,
+    background: int | None = 0,
+    ignore_index: int | None = 255,
+    instance_ignore_index: int | Literal["ignore_index"] | None = "ignore_index",
+    json: PathLike | None = None,
+    csv: PathLike | None = None,
+    plot: PathLike | None = None,
+    jobs: int | None = None,
+    allow_missing: bool = False,
+    progress: bool = False,
+) -> Evaluation:
+    """Score the predictions of a split of a dataset in PASCAL VOC layout, and write reports.
+
+    Every file is read even after one turned out bad, so that the error lists all of them; reports are written only
+    when there is none, and appear complete or not at all. Without a folder ``SegmentationObject`` the connected
+    components of the ground truth are the instances, and ``notes`` says so.
+
+    Args:
+        dataset: the folder that holds ``SegmentationClass``, ``SegmentationObject`` and ``ImageSets``.
+        split: name of a file of ``ImageSets/Segmentation``, without ``.txt``.
+        predictions: folder of one palette or grey PNG of class ids per image, 8 or 16 bits, in the size of its target.
+        protocol: ``"wacv2024"`` or ``"exact"``, as in :func:`fastia.instance_iou`.
+        classes: names of the classes, or a text file with one a line; None: those of PASCAL VOC.
+        background: id of the background class; None: there is none.
+        ignore_index: id of ignored pixels of the ground truth, and of no class in a prediction; None: none.
+        instance_ignore_index: id of void pixels of ``SegmentationObject``, by default that of ``ignore_index``; None:
+            none.
+        json: where to write scores and what each image contributes to them.
+        csv: where to write one row per instance.
+        plot: where to write a PNG of the scores by class and size.
+        jobs: number of threads; None: number of cores.
+        allow_missing: whether images without a prediction are skipped.
+        progress: whether to show a bar with images per second on the standard error stream.
+
+    Returns:
+        :class:`Evaluation`.
+
+    Raises:
+        EvaluationError: a :class:`ValueError` with all files that are missing, truncated or damaged, hold colours in
+            place of ids, differ in size from their target, or hold an id that is no class.
+        ValueError: no such dataset, split or folder, an empty split, or an option that is not allowed.
+        ModuleNotFoundError: a report or a decoder needs ``pip install fastia[cli]``.
+
+    Example:
+        >>> import tempfile
+        >>> import fastia
+        >>> from fastia.data.shapes import make_shapes
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     make_shapes(folder, images=4)
+        ...     result = fastia.evaluate_directory(
+        ...         folder, "all", f"{folder}/Predictions", classes=f"{folder}/classes.txt"
+        ...     )
+        >>> result.scores["ia_miou"] > result.scores["ia_miou_penalized"]
+        True
+
+    Source: IA-mIoU of Mun et al., "Small Objects Matters in Weakly-supervised Semantic Segmentation", WACV 2024.
+    """
+    started = time.perf_counter()
+    layout = voc.Dataset(dataset)
+    names = layout.ids(split)
+    class_names = _class_names(classes)
+    reports = {"json": json, "csv": csv, "plot": plot}
+    _check_options(predictions, protocol, background, ignore_index, reports, jobs)
+
+    image_scorer = ImageScorer(
+        targets=f"{layout.targets}",
+        instances=f"{layout.instances}" if layout.has_instances else None,
+        predictions=f"{os.fspath(predictions)}",
+        num_classes=len(class_names),
+        ignore_index=ignore_index,
+        allow_missing=allow_missing,
+        options={
+            "protocol": protocol,
+            "background": background,
+            "ignore_index": ignore_index,
+            "instance_ignore_index": instance_ignore_index,
+        },
+    )
+    confusion = np.zeros((len(class_names), len(class_names) + 1), np.int64)
+    scored, records, class_pixels, missing = [], [], [], []
+    problems: list[str] = []
+    with _progress_bar(len(names)) if progress else nullcontext(lambda count: None) as advance:
+        for name, outcome in zip(names, _in_threads(image_scorer, names, jobs, advance), strict=True):
+            problems += outcome.problems
+            if outcome.scored is not None:
+                scored.append(name)
+                records.append(outcome.scored[0])
+                class_pixels.append(_class_pixels(outcome.scored[1]))
+                confusion += outcome.scored[1]
+            elif not outcome.problems:
+                missing.append(name)
+    if not problems and not scored:
+        problems = [f"{os.fspath(predictions)}: no prediction of any of the {len(names)} images of {split}.txt"]
+    if problems:
+        raise EvaluationError(problems)
+
+    merged = _merge(records, background if protocol == "exact" else None)
+    scores, per_class = _scores(merged, confusion, class_names, background, protocol)
+    notes = _notes(merged, layout.has_instances, missing, ignore_index, instance_ignore_index)
+    seconds = time.perf_counter() - started
+    result = Evaluation(
+        scores=scores,
+        per_class=per_class,
+        images=scored,
+        records=merged,
+        class_pixels=np.stack(class_pixels),
+        missing=missing,
+        notes=notes,
+        protocol=protocol,
+        background=background,
+        classes=class_names,
+        seconds=seconds,
+    )
+    if any(reports.values()):
+        from fastia.engine import report
+
+        report.write_all(result, **reports)
+    return result
+
+
+def _in_threads(
+    score: Callable[[str], Outcome], names: Sequence[str], jobs: int | None, advance: Callable[[int], None]
+) -> Iterator[Outcome]:
+    """The outcome of every image, in their order."""
+    chunks = [names[begin : begin + _CHUNK] for begin in range(0, len(names), _CHUNK)]
+
+    def score_chunk(chunk: Sequence[str]) -> list[Outcome]:
+        return [score(name) for name in chunk]
+
+    def outcomes(finished: Iterable[list[Outcome]]) -> Iterator[Outcome]:
+        for chunk in finished:
+            yield from chunk
+            advance(len(chunk))
+
+    workers = min(jobs or _cores(), len(chunks))
+    if workers == 1:
+        yield from outcomes(map(score_chunk, chunks))
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            yield from outcomes(pool.map(score_chunk, chunks))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _class_names(classes: PathLike | Sequence[str] | None) -> list[str]:
+    if classes is None:
+        return list(voc.CLASSES)
+    source = f"{os.fspath(classes)}" if isinstance(classes, str | os.PathLike) else "classes"
+    names = voc.read_lines(classes) if isinstance(classes, str | os.PathLike) else list(classes)
+    if not names:
+        raise ValueError(f"{source}: no class names")
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"{source}: named more than once: {', '.join(sorted({n for n in names if names.count(n) > 1}))}"
+        )
+    return names
+
+
+def _check_options(
+    predictions: PathLike,
+    protocol: str,
+    background: int | None,
+    ignore_index: int | None,
+    reports: dict[str, PathLike | None],
+    jobs: int | None,
+) -> None:
+    checks.choice("protocol", protocol, checks.PROTOCOLS)
+    checks.background(background)
+    checks.integer("ignore_index", ignore_index)
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}")
+    if not Path(predictions).is_dir():
+        raise ValueError(f"predictions {os.fspath(predictions)}: no such folder")
+    for option, path in reports.items():
+        if path is not None and (Path(path).is_dir() or not Path(path).parent.is_dir()):
+            raise ValueError(f"{option} must be a file in a folder that exists, got {os.fspath(path)}")
+    if reports["plot"] is not None:
+        importlib.import_module("matplotlib")
+
+
+def _class_pixels(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Intersection, ground-truth and predicted pixels of each class, ``[C, 3]``."""
+    return np.stack([confusion.diagonal(), confusion.sum(1), confusion[:, :-1].sum(0)], axis=1)
+
+
+def _merge(records: Sequence[InstanceIoU], dropped_class: int | None) -> InstanceIoU:
+    """The records of all images one after another; those of a class that has no instances left out."""
+    merged = InstanceIoU._make(
+        np.concatenate([np.atleast_1d(part) for part in parts]) for parts in zip(*records, strict=True)
+    )
+    kept = merged.class_id != (-1 if dropped_class is None else dropped_class)
+    image = np.repeat(np.arange(len(records)), merged.count)[kept]
+    columns = [field[kept] for field in merged[1:7]]
+    return InstanceIoU._make([np.bincount(image, minlength=len(records)), *columns, *merged[7:]])
+
+
+def _scores(
+    records: InstanceIoU, confusion: NDArray[np.int64], classes: list[str], background: int | None, protocol: Protocol
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    from fastia import metrics
+
+    batch = InstanceIoU(*(field[None] for field in records))
+    tally = metrics.tally(batch, num_classes=len(classes), background=background, protocol=protocol)
+    computed = {name: np.asarray(value) for name, value in metrics.scores(tally, confusion).items()}
+    counts, unmatched, sums = np.asarray(tally)  # [C, 4] each; sizes 0 background, 1.. small, medium, large
+    columns = {"iou": computed["iou_per_class"]}
+    for size, bins in {
+        "": slice(None),
+        **{f"_{s}": slice(i, i + 1) for i, s in enumerate(metrics.SIZE_NAMES, 1)},
+    }.items():
+        instances = counts[:, bins].sum(1)
+        false_positives = unmatched[:, bins].sum(1)
+        iou_sum = sums[:, bins].sum(1) / 2.0**36
+        columns[f"ia_iou{size}"] = _ratio(iou_sum, instances)
+        columns[f"ia_iou_penalized{size}"] = _ratio(iou_sum, instances + false_positives)
+        columns[f"instances{size}"] = instances
+        columns[f"unmatched{size}"] = false_positives
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    per_class = {name: dict(zip(columns, row, strict=True)) for name, row in zip(classes, rows, strict=True)}
+    return {name: float(value) for name, value in computed.items() if value.ndim == 0}, per_class
+
+
+def _ratio(sums: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.divide(sums, counts, out=np.full(len(sums), math.nan), where=counts > 0)
+
+
+def _notes(
+    records: InstanceIoU,
+    has_instances: bool,
+    missing: list[str],
+    ignore_index: int | None,
+    instance_ignore_index: int | Literal["ignore_index"] | None,
+) -> list[str]:
+    notes = []
+    if not has_instances:
+        notes.append("No folder SegmentationObject: the connected components of the ground truth are the instances.")
+    if missing:
+        more = ", ..." if len(missing) > 5 else ""
+        notes.append(f"{len(missing)} images without a prediction were skipped: {', '.join(missing[:5])}{more}")
+    void = ignore_index if instance_ignore_index == "ignore_index" else instance_ignore_index
+    if has_instances and void is not None and records.instance_id.max(initial=0) > void >= 1:
+        notes.append(f"There are instance ids above {void}, and {void} itself counts as void (instance_ignore_index).")
+    return notes
+
+
+def _progress_bar(total: int) -> Any:
+    from fastia.engine import report
+
+    return report.progress_bar(total)

@@ -1,0 +1,188 @@
+"""Instance-aware IoU (IA-mIoU) by class and size beside mIoU, as a metric of torchmetrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric
+
+from fastia import checks
+from fastia.functional import Array, Protocol, instance_overlaps
+from fastia.scores import SIZE_BOUNDS, SIZE_NAMES, scores, tally
+
+__all__ = ["SIZE_BOUNDS", "SIZE_NAMES", "InstanceAwareIoU", "scores", "tally"]
+
+
+class InstanceAwareIoU(Metric):
+    """IA-mIoU by instance size, with and without a penalty for false positives, beside mIoU and pixel accuracy.
+
+    ``update(preds, target, instances=None)`` takes class ids ``[B, H, W]`` or ``[H, W]`` as
+    :func:`fastia.instance_iou` does; ``preds`` may also be a tensor of logits ``[B, C, h, w]`` (or ``[C, h, w]``),
+    which are upsampled bilinearly to the size of ``target`` before the argmax.
+
+    ``compute()`` returns a dict of float64 tensors, NaN where there is nothing to average:
+
+    - ``miou``, ``pixel_accuracy``, ``mean_accuracy`` (mean recall), ``fw_iou`` (sum of class frequency * IoU): over
+      classes with ground-truth pixels; pixels whose target is ignored are left out;
+    - ``ia_miou``: the mean over classes of the mean IoU of their instances; ``ia_miou_small``, ``_medium``,
+      ``_large``: of those of an area below 32 * 32, below 96 * 96, and above. Under ``"wacv2024"`` background
+      counts in ``ia_miou`` as one instance per image; it never has a size, and counts nowhere under ``"exact"``;
+    - ``ia_miou_penalized`` and ``_small``, ``_medium``, ``_large``: the same, where each predicted component that
+      overlaps no instance of its class is one more instance of that class with IoU 0, in the size of its own area.
+      A class of which there are such components only therefore scores 0. IA-mIoU alone does not see false
+      positives;
+    - with ``per_class``, ``[num_classes]`` each: ``iou_per_class``, ``ia_iou_per_class``,
+      ``ia_iou_small_per_class``, ``ia_iou_medium_per_class``, ``ia_iou_large_per_class`` (NaN where the class has
+      no such instance), ``instances_per_class`` and ``unmatched_per_class`` (counts).
+
+    The state is integer, and ``compute()`` reduces it on the host in class order: the scores have the same bits for
+    any split into batches, order, device and number of processes. ``half()`` and ``set_dtype()`` change nothing.
+
+    Args:
+        num_classes: number of classes C; ids of ``target`` lie in 0..C-1 or are ``ignore_index``.
+        protocol: ``"wacv2024"`` or ``"exact"``, as in :func:`fastia.instance_iou`.
+        background: class id of the background; None: no class is background.
+        ignore_index: id of ignored pixels of ``target``.
+        instance_ignore_index: id of void pixels of ``instances``, by default that of ``ignore_index``; None: none.
+        per_class: also return the entries per class.
+        validate: check the ids on a GPU too, where that waits for the device; on the CPU they are always checked.
+        kwargs: as for every :class:`torchmetrics.Metric`.
+
+    Raises:
+        TypeError: as :func:`fastia.instance_iou`.
+        ValueError: as :func:`fastia.instance_iou`, and an id of ``target`` that is neither a class nor
+        ``ignore_index``.
+        OverflowError: by ``compute()``, when a class has so many instances that their sum may not fit into 64 bits.
+
+    Example:
+        >>> import torch
+        >>> from fastia import InstanceAwareIoU
+        >>> metric = InstanceAwareIoU(num_classes=3, per_class=False)
+        >>> target = torch.tensor([[[1, 1, 0, 2, 2]]])
+        >>> preds = torch.tensor([[[1, 1, 0, 1, 0]]])
+        >>> metric.update(preds, target)
+        >>> scores = metric.compute()
+        >>> scores["ia_miou"], scores["ia_miou_small"], scores["ia_miou_penalized_small"]
+        (tensor(0.5000, dtype=torch.float64), tensor(0.5000, dtype=torch.float64), tensor(0.2500, dtype=torch.float64))
+
+    Source: Mun et al., "Small Objects Matters in Weakly-supervised Semantic Segmentation", WACV 2024.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
+
+    tally: Tensor
+    confusion: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        protocol: Protocol = "wacv2024",
+        background: int | None = 0,
+        ignore_index: int | None = 255,
+        instance_ignore_index: int | Literal["ignore_index"] | None = "ignore_index",
+        per_class: bool = True,
+        validate: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.num_classes = checks.integer("num_classes", num_classes, 1, checks.MAX_CLASSES, optional=False)
+        self.protocol = checks.choice("protocol", protocol, checks.PROTOCOLS)
+        self.background = checks.background(background)
+        self.ignore_index = checks.integer("ignore_index", ignore_index)
+        if instance_ignore_index != "ignore_index":
+            checks.integer("instance_ignore_index", instance_ignore_index)
+        self.instance_ignore_index = instance_ignore_index
+        self.per_class = per_class
+        self.validate = validate
+        self.add_state("tally", torch.zeros(3, self.num_classes, 4, dtype=torch.int64), dist_reduce_fx="sum")
+        confusion = torch.zeros(self.num_classes, self.num_classes + 1, dtype=torch.int64)
+        self.add_state("confusion", confusion, dist_reduce_fx="sum")
+
+    def update(self, preds: Array, target: Array, instances: Array | None = None) -> None:
+        """Add a batch: class ids or logits, and the ground truth; see the class."""
+        if isinstance(preds, Tensor) and preds.is_floating_point() and preds.ndim == target.ndim + 1:
+            if preds.shape[-3] != self.num_classes:
+                shape = tuple(preds.shape)
+                raise ValueError(f"preds must have num_classes = {self.num_classes} channels, got shape {shape}")
+            preds = _upsample_argmax(preds, target.shape[-2:])
+        records, confusion = instance_overlaps(
+            preds,
+            target,
+            instances,
+            num_classes=self.num_classes,
+            protocol=self.protocol,
+            background=self.background,
+            ignore_index=self.ignore_index,
+            instance_ignore_index=self.instance_ignore_index,
+            validate=self.validate,
+        )
+        counted = tally(records, num_classes=self.num_classes, background=self.background, protocol=self.protocol)
+        # not in place: a state that was reset in inference mode could not be written to outside of it
+        self.tally = self.tally + torch.as_tensor(counted, device=self.device)
+        confusion = torch.as_tensor(confusion, device=self.device)
+        self.confusion = self.confusion + confusion.reshape(-1, *self.confusion.shape).sum(0)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Scores of all that was added; see the class."""
+        result = scores(self.tally, self.confusion, per_class=self.per_class)
+        return {name: value.to(self.device) for name, value in result.items()}
+
+    def plot(self, val: Any = None, ax: Any = None, *, per_class: bool = False) -> tuple[Any, Any]:
+        """Draw the scores as bars, or IA-IoU by class and size.
+
+        Args:
+            val: a result of ``compute()``, or a sequence of them, which is drawn over its steps; None: that of now.
+            ax: matplotlib axes to draw on; None: new ones.
+            per_class: draw three bars a class instead, one per instance size.
+
+        Returns:
+            Figure and axes.
+
+        Raises:
+            ModuleNotFoundError: matplotlib is not installed.
+            ValueError: ``per_class`` of a result without entries per class.
+        """
+        val = self.compute() if val is None else val
+        if isinstance(val, Sequence):
+            steps = [{name: value for name, value in step.items() if value.ndim == 0} for step in val]
+            return self._plot(steps, ax)
+        import matplotlib.pyplot as plt
+
+        ax = plt.subplots()[1] if ax is None else ax
+        if per_class:
+            if "ia_iou_per_class" not in val:
+                raise ValueError("per_class must be True for the metric whose entries per class are plotted")
+            for i, size in enumerate(SIZE_NAMES):
+                heights = val[f"ia_iou_{size}_per_class"].cpu().numpy()
+                ax.bar(np.arange(len(heights)) + (i - 1) * 0.27, heights, width=0.27, label=size)
+            ax.legend()
+            ax.set_xlabel("class")
+            ax.set_ylabel("IA-IoU")
+        else:
+            bars = {name: value.item() for name, value in val.items() if value.ndim == 0}
+            ax.bar(list(bars), list(bars.values()))
+            ax.tick_params(axis="x", rotation=90)
+        ax.set_ylim(self.plot_lower_bound, self.plot_upper_bound)
+        return ax.figure, ax
+
+    def set_dtype(self, dst_type: str | torch.dtype) -> InstanceAwareIoU:
+        """Leave the state as it is: sums in another dtype would no longer be exact."""
+        return self
+
+
+def _upsample_argmax(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Class ids `[..., H, W]` of logits `[..., C, h, w]` upsampled bilinearly in float32."""
+    batch = logits.float() if logits.ndim == 4 else logits[None].float()
+    ids = F.interpolate(batch, tuple(size), mode="bilinear", align_corners=False).argmax(1)
+    ids = ids.to(torch.uint8 if batch.shape[1] <= 256 else torch.int32)
+    return ids if logits.ndim == 4 else ids[0]

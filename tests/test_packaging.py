@@ -1,0 +1,90 @@
+"""The wheel: built in isolation from a clean copy of the sources, looked into, installed and used elsewhere."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NOT_SOURCES = shutil.ignore_patterns(".*", "build", "dist", "demo", "*.egg-info", "*.so", "*.dylib", "__pycache__")
+VECTOR_OBJECTS = ("rows_avx2.o", "rows_avx512.o")
+
+
+def run(*command, **options):
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A copy of the sources, nothing built."""
+    folder = tmp_path_factory.mktemp("source") / "fastia"
+    shutil.copytree(ROOT, folder, ignore=NOT_SOURCES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(source):
+    done = run(sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--wheel-dir", "wheels", cwd=source)
+    if "No matching distribution found for setuptools" in done.stderr:
+        pytest.skip("pip finds no setuptools to build with: no package index here")
+    assert done.returncode == 0, done.stderr
+    (path,) = (source / "wheels").iterdir()
+    return path
+
+
+def test_wheel_fits_every_python_of_the_platform(wheel):
+    name, _, python, abi, platform = wheel.stem.split("-")
+    assert (name, python, abi) == ("fastia", "py3", "none")
+    assert platform != "any"
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel, source):
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    sources = {path.relative_to(source).as_posix() for path in source.glob("fastia/**/*.py")}
+    suffix = "dylib" if sys.platform == "darwin" else "so"
+    assert names == sources | {"fastia/py.typed", f"fastia/kernels/libfastia_cpu.{suffix}"}
+
+
+def test_source_distribution_builds_the_native_library(source, wheel):
+    done = run(sys.executable, "setup.py", "--quiet", "sdist", "--dist-dir", "sdist", cwd=source)
+    assert done.returncode == 0, done.stderr
+    (path,) = (source / "sdist").iterdir()
+    shutil.unpack_archive(path, source / "unpacked")
+    unpacked = source / "unpacked" / path.name.removesuffix(".tar.gz")
+    shipped = {file.relative_to(unpacked).as_posix() for file in unpacked.rglob("*") if file.is_file()}
+    needed = {file.relative_to(source).as_posix() for file in source.glob("csrc/**/*") if file.is_file()}
+    assert needed | {"setup.py", "pyproject.toml", "README.md", "LICENSE"} <= shipped
+
+
+def test_installed_wheel_works_away_from_the_checkout(wheel, tmp_path):
+    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv").check_returncode()
+    python = tmp_path / "venv" / "bin" / "python"
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", wheel).check_returncode()
+    (packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    dependencies = [path for path in sys.path if path.endswith("-packages")]
+    (packages / "dependencies.pth").write_text("\n".join(dependencies))
+    program = "import fastia, numpy; print(fastia.__file__, fastia.label(numpy.eye(3, dtype=numpy.uint8)).max())"
+    environment = {name: value for name, value in os.environ.items() if name != "FASTIA_LIBRARY"}
+    done = run(python, "-c", program, cwd=tmp_path, env=environment)
+    assert done.stdout.split() == [str(packages / "fastia" / "__init__.py"), "1"], done.stderr
+
+
+def test_missing_compiler_is_named(source):
+    done = run(sys.executable, "setup.py", "build_ext", cwd=source, env={**os.environ, "CXX": "no-such-compiler"})
+    assert done.returncode != 0
+    assert "no C++ compiler found: CXX is 'no-such-compiler', which cannot be run" in done.stderr
+
+
+def test_wide_instructions_stay_in_their_own_files(source, wheel):
+    """The linker keeps one copy of an inline function: kept from an AVX object, it would crash older processors."""
+    objects = [path for path in source.glob("build/temp*/*.o") if path.name in VECTOR_OBJECTS]
+    if not objects or not shutil.which("nm"):
+        pytest.skip("needs nm and an x86-64 build")
+    for path in objects:
+        symbols = [line.split() for line in run("nm", "--defined-only", path).stdout.splitlines()]
+        assert [name for *_, kind, name in symbols if kind in "VWu"] == [], path.name
