@@ -20,7 +20,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*##/ {printf "make %-8s %s\n", $$1, $$2}' Makefile
 
 demo: $(LIBRARY)  ## a small data set, weights and an IA-mIoU report, in demo/ (under a minute)
-	$(BIN)/python -m fastia.data.shapes demo
+	$(BIN)/python -m fastia.engine.demo demo
 
 test: lint  ## lint, tests and doctests
 	$(BIN)/python -m pytest -n $(JOBS)

@@ -17,6 +17,11 @@ LARGE = ("masks, batch 64", "masks, 4096 x 4096")  # where the slow peers would 
 pytestmark = [pytest.mark.parametrize("operation", OURS), pytest.mark.parametrize("name", NAMES)]
 
 
+def info(operation, name, who):
+    batch = scene(name)
+    return {"operation": operation, "scene": name, "who": who, "pixels": batch.size, "images": len(batch)}
+
+
 def is_same_partition(labels, other):
     """Whether two label maps of one image differ by a renumbering only, background 0 in both."""
     pairs = np.unique(np.stack([labels.ravel(), other.ravel()]).astype(np.int64), axis=1)
@@ -34,13 +39,12 @@ def test_peers_give_the_same_answer(operation, name):
 @pytest.mark.parametrize("threads", sorted({1, ALL_THREADS}))
 def test_fastia(measure, operation, name, threads):
     batch = scene(name)
-    measure(lambda: OURS[operation](batch), threads, operation=operation, scene=name, who="fastia", pixels=batch.size)
+    measure(lambda: OURS[operation](batch), threads, **info(operation, name, "fastia"))
 
 
 def test_floor(measure, operation, name):
-    batch = scene(name)
-    warm = np.ones(batch.shape, DTYPE[operation])
-    measure(lambda: warm.fill(1), operation=operation, scene=name, who="floor", pixels=batch.size)
+    warm = np.ones(scene(name).shape, DTYPE[operation])
+    measure(lambda: warm.fill(1), **info(operation, name, "floor"))
 
 
 @pytest.mark.parametrize("peer", peers.LABEL)
@@ -48,4 +52,4 @@ def test_peer(measure, operation, name, peer):
     if name in LARGE and peer != "cc3d":
         pytest.skip("slow peers run on smaller batches of the same masks")
     batch, function = scene(name), PEERS[operation][peer]
-    measure(lambda: [function(mask) for mask in batch], operation=operation, scene=name, who=peer, pixels=batch.size)
+    measure(lambda: [function(mask) for mask in batch], **info(operation, name, peer))

@@ -44,8 +44,9 @@ def batches(name):
 
 
 def info(protocol, name, who):
-    pixels = sum(target.size for _, target, _ in batches(name))
-    return {"operation": f"instance_iou, {protocol}", "scene": name, "who": who, "pixels": pixels}
+    targets = [target for _, target, _ in batches(name)]
+    pixels, images = sum(target.size for target in targets), sum(len(target) for target in targets)
+    return {"operation": f"instance_iou, {protocol}", "scene": name, "who": who, "pixels": pixels, "images": images}
 
 
 @pytest.mark.parametrize("name", FEW_INSTANCES)

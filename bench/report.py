@@ -7,9 +7,9 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "results"
 INTRODUCTION = """\
 Medians in ns per pixel. "x floor": how many times slower than the floor of that row; "x best peer": how many times
-faster than the fastest other library (below 1: slower). The floor of `label` and `weights` fills a warm buffer of the
-result's size, that of `instance_iou` copies its three inputs. Peers and floor run on one thread. Results are freshly
-allocated on both sides, and before anything is timed every peer's answer is compared with fastia's.
+faster than the fastest other library, on one thread (below 1: slower). The floor of `label` and `weights` fills a warm
+buffer of the result's size, that of `instance_iou` copies its three inputs. Peers and floor run on one thread. Results
+are freshly allocated on both sides, and before anything is timed every peer's answer is compared with fastia's.
 
 Scenes are 16 x 513 x 513 uint8 unless named otherwise (bench/masks.py): `masks` many objects of 21 classes, `sparse` a
 few objects, `noisy` 5 % random pixels, `white` all random, `giant` one component full of holes, `spiral` one winding
@@ -27,21 +27,22 @@ def ratio(numerator, denominator):
 
 def table(benchmarks):
     """Rows by scene and threads of one operation's benchmarks, a column for each implementation."""
-    cost = {}
+    cost, pixels = {}, {}
     for benchmark in benchmarks:
         info = benchmark["extra_info"]
-        key = (info["scene"], info["threads"], info["who"])
-        cost[key] = statistics.median(benchmark["stats"]["data"]) / info["pixels"] * 1e9
+        median = statistics.median(benchmark["stats"]["data"])
+        cost[info["scene"], info["threads"], info["who"]] = median / info["pixels"] * 1e9
+        pixels[info["scene"]] = info["pixels"] / info["images"]
     peers = list(dict.fromkeys(who for _, _, who in cost if who not in ("fastia", "floor")))
-    yield row_text(["scene", "threads", "fastia", "x floor", "x best peer", "floor", *peers])
-    yield row_text(["---", *["---:"] * (5 + len(peers))])
-    for scene, threads, who in cost:
-        if who != "fastia":
-            continue
-        ours, floor = cost[scene, threads, who], cost[scene, 1, "floor"]
+    header = ["scene", "threads", "fastia", "ms an image", "x floor", "x best peer", "x one thread", "floor", *peers]
+    yield row_text(header)
+    yield row_text(["---", *["---:"] * (len(header) - 1)])
+    for scene, threads in sorted({key[:2] for key in cost}, key=lambda key: (list(pixels).index(key[0]), key[1])):
+        ours, floor = cost[scene, threads, "fastia"], cost[scene, 1, "floor"]
         others = [cost.get((scene, 1, peer)) for peer in peers]
-        best = min(filter(None, others), default=None) if threads == 1 else None
-        cells = [scene, str(threads), f"{ours:.2f}", ratio(ours, floor), ratio(best, ours) if best else ""]
+        best = min(filter(None, others), default=None)
+        speed = ["", ratio(cost[scene, 1, "fastia"], ours)] if threads > 1 else [ratio(best, ours) if best else "", ""]
+        cells = [scene, str(threads), f"{ours:.2f}", f"{ours * pixels[scene] / 1e6:.3f}", ratio(ours, floor), *speed]
         yield row_text([*cells, f"{floor:.2f}", *(f"{other:.1f}" if other else "" for other in others)])
 
 
@@ -59,6 +60,18 @@ def report(results):
         yield from table(chosen)
 
 
+def evaluate_table(rows):
+    """Flat dicts with the same keys, as bench_evaluate.py writes them."""
+    yield "\n## fastia evaluate, coco100 from folders\n"
+    yield row_text(rows[0])
+    yield row_text(["---"] * len(rows[0]))
+    for row in rows:
+        yield row_text(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row.values())
+
+
 if __name__ == "__main__":
-    lines = report(json.loads((RESULTS / "cpu.json").read_text()))
+    lines = list(report(json.loads((RESULTS / "cpu.json").read_text())))
+    evaluate = RESULTS / "evaluate.json"
+    if evaluate.exists():
+        lines += evaluate_table(json.loads(evaluate.read_text()))
     (RESULTS / "cpu.md").write_text("\n".join(lines) + "\n")

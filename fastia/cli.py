@@ -14,7 +14,7 @@ from typing import Annotated
 
 import fastia
 
-_INSTALL = "the command line needs more packages: pip install 'fastia[cli]'"
+_INSTALL = "the command line needs more packages: pip install fastia[cli]"
 try:
     import typer
 except ImportError:
@@ -157,7 +157,8 @@ def _errors_as_text() -> Iterator[None]:
         print(f"Error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
     except ModuleNotFoundError as error:
-        print(f"Error: no module {error.name}: {_INSTALL}", file=sys.stderr)
+        module = (error.name or "").partition(".")[0]
+        print(f"Error: no module {module}: {_INSTALL}", file=sys.stderr)
         raise typer.Exit(1) from None
 
 

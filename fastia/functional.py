@@ -277,7 +277,7 @@ def instance_overlaps(
         num_classes: number of classes C; ids of ``target`` lie in 0..C-1 or are ``ignore_index``.
         protocol, background, ignore_index, instance_ignore_index, max_instances, max_unmatched, validate: as in
             :func:`instance_iou`.
-        threads: number of CPU threads; None: ``torch.get_num_threads()``. 1 suits callers that have threads of their own.
+        threads: number of CPU threads; None: ``torch.get_num_threads()``. 1 suits callers that are threads themselves.
 
     Returns:
         The records of :func:`instance_iou`, and the confusion matrix ``[B, C, C + 1]`` int64 in pixels: rows ground
@@ -319,8 +319,8 @@ def _instance_overlaps(
     validate: bool,
     threads: int | None,
 ) -> tuple[InstanceIoU, Array]:
-    given = {"preds": preds, "target": target} | ({} if instances is None else {"instances": instances})
-    arrays = checks.masks(**given)
+    given = {} if instances is None else {"instances": instances}
+    arrays = checks.masks(preds=preds, target=target, **given)
     if instance_ignore_index == "ignore_index":
         instance_ignore_index = ignore_index
     fields = _operations(arrays[0]).instance_iou(

@@ -273,7 +273,8 @@ def _instance_records(
             elsewhere &= instances > 0
         o = np.bincount(labels[inside], minlength=whole.size)
         other = np.bincount(labels[elsewhere], minlength=whole.size)
-        touched = [j for j in range(1, whole.size) if o[j] > 0]
+        o[0] = 0  # pixels of no component
+        touched = np.flatnonzero(o)
 
         covered, fraction = 0, 0
         for j in touched:
@@ -294,7 +295,7 @@ def _unmatched(predicted: _PredictedComponents, classes: Sequence[int], class_ma
     for class_id in classes:
         labels, area = predicted[class_id]
         ids, first = np.unique(labels, return_index=True)
-        matched = np.unique(labels[class_map == class_id])
+        matched = set(labels[class_map == class_id].tolist())
         for j, pixel in zip(ids.tolist(), first.tolist(), strict=True):
             if j > 0 and area[j] > 0 and j not in matched:
                 found.append((pixel, class_id, int(area[j])))

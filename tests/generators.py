@@ -56,8 +56,11 @@ def masks(seed: int, largest: int = 40) -> Masks:
     return Masks(_laid_out(rng, images.reshape(batch, height, width)), options)
 
 
-def scene(seed: int, largest: int = 40) -> Scene:
-    """Predictions and instances that have to do with a generated target, or now and then nothing."""
+def scene(seed: int, largest: int = 40, stretch: int = 1) -> Scene:
+    """Predictions and instances that have to do with a generated target, or now and then nothing.
+
+    `stretch` makes every pixel that many wide: large images of few instances, which the reference takes one by one.
+    """
     rng = np.random.default_rng(seed)
     dtype = _pick(rng, DTYPES)
     ignore_index = _ignore_index(rng)
@@ -72,8 +75,8 @@ def scene(seed: int, largest: int = 40) -> Scene:
     instances, options["instance_ignore_index"] = None, None
     if rng.random() < 0.8:
         instances, options["instance_ignore_index"] = _instances(rng, target, background, ignore_index)
-        instances = _laid_out(rng, instances)
-    preds, target = _laid_out(rng, preds), _laid_out(rng, target)
+        instances = _laid_out(rng, instances.repeat(stretch, 2))
+    preds, target = _laid_out(rng, preds.repeat(stretch, 2)), _laid_out(rng, target.repeat(stretch, 2))
 
     options["num_classes"] = None
     largest_id = target[target != ignore_index].max(initial=0) if ignore_index is not None else target.max(initial=0)

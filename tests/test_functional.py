@@ -201,6 +201,9 @@ def test_thread_count_does_not_change_results(kind: type) -> None:
     finally:
         torch.set_num_threads(threads)
     assert_same(results[1], results[0], kind)
+    results = [instance_overlaps(*arrays, num_classes=3, threads=count) for count in (1, 2)]
+    assert_same(results[1][0], results[0][0], kind)
+    assert_same(results[1][1], results[0][1], kind)
 
 
 class WeightsDataset(torch.utils.data.Dataset):

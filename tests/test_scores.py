@@ -1,12 +1,15 @@
 """What is counted by class and size, and the scores that come of it."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 import fastia
+from fastia.functional import instance_overlaps
 from fastia.scores import scores, tally
 
 
@@ -83,3 +86,16 @@ def test_pixel_scores_of_a_confusion_matrix() -> None:
     assert result["pixel_accuracy"].item() == pytest.approx(14 / 18)
     assert result["mean_accuracy"].item() == pytest.approx((6 / 8 + 8 / 10) / 2)
     assert result["fw_iou"].item() == pytest.approx(8 / 18 * 6 / 10 + 10 / 18 * 8 / 11)
+
+
+def test_predictions_outside_the_classes_are_wrong_and_no_component() -> None:
+    target = np.array([[0, 1, 1, 255]], np.uint8)
+    for preds, expected in (([[0, 1, 255, 1]], [[1, 0, 0], [0, 1, 1]]), ([[7, 1, 9, 1]], [[0, 0, 1], [0, 1, 1]])):
+        records, confusion = instance_overlaps(np.array(preds, np.uint8), target, num_classes=2, protocol="exact")
+        assert confusion.tolist() == expected
+        assert records.unmatched_count == 0
+
+
+def test_importing_fastia_and_its_scores_does_not_import_torchmetrics() -> None:
+    code = "import sys, fastia, fastia.scores; sys.exit('torchmetrics' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,4 +1,5 @@
-// A growable array that neither initialises nor touches what is not written, so that a generous capacity costs no memory.
+// A growable array that neither initialises nor touches what is not written, so that a generous capacity costs no
+// memory.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -13,9 +14,10 @@ template <class T>
 class Buffer {
     static_assert(std::is_trivially_copyable<T>::value, "moved by realloc");
 
-public:
+  public:
     Buffer() = default;
-    Buffer(Buffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)), capacity_(std::exchange(other.capacity_, 0)) {}
+    Buffer(Buffer&& other) noexcept
+        : data_(std::exchange(other.data_, nullptr)), capacity_(std::exchange(other.capacity_, 0)) {}
     Buffer& operator=(Buffer&& other) noexcept {
         std::swap(data_, other.data_);
         std::swap(capacity_, other.capacity_);
@@ -47,7 +49,7 @@ public:
     T& operator[](int64_t i) { return data_[i]; }
     const T& operator[](int64_t i) const { return data_[i]; }
 
-private:
+  private:
     T* data_ = nullptr;
     int64_t capacity_ = 0;
 };

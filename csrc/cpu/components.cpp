@@ -66,18 +66,25 @@ void fill(const Labelling& labelling, const Value* values, Value* image, int thr
             for (uint32_t c = 0; c < strip.components; ++c) local[c] = values[labelling.of_image(s, c)];
         }
         const Value* value = whole ? values : local.data();
-        for (int64_t r = 0; r < strip.rows(); ++r) {
-            const uint32_t first = strip.first_run[r], count = strip.first_run[r + 1] - first;
+        // Many rows at a time: a vector load of values that were stored just before one by one would stall.
+        constexpr int64_t kRows = 32;
+        for (int64_t r = 0; r < strip.rows(); r += kRows) {
+            const int64_t end = std::min(r + kRows, strip.rows());
+            const uint32_t first = strip.first_run[r], count = strip.first_run[end] - first;
             const uint32_t* component = strip.component.data() + first;
             Value* run = runs.reserve(1 + count + 16) + 1;  // the fill reads around the row's runs
             for (uint32_t k = 0; k < count; ++k) run[k] = value[component[k]];
-            expand(kernels, strip.edges.data() + r * words_of(strip.width), strip.width, run, image + (strip.begin + r) * strip.width);
+            for (int64_t row = r; row < end; ++row) {
+                expand(kernels, strip.edges_of(strip.begin + row), strip.width, run + (strip.first_run[row] - first),
+                       image + (strip.begin + row) * strip.width);
+            }
         }
     });
 }
 
 void fill_labels(const Labelling& labelling, int32_t* image, int threads) {
-    if (labelling.components - kFirstComponent > static_cast<uint32_t>(std::numeric_limits<int32_t>::max())) throw TooManyComponents();
+    if (labelling.components - kFirstComponent > static_cast<uint32_t>(std::numeric_limits<int32_t>::max()))
+        throw TooManyComponents();
     Buffer<uint32_t> label;
     label.reserve(labelling.components);
     for (uint32_t c = 0; c < labelling.components; ++c) label[c] = c < kFirstComponent ? 0 : c - kBackground;
@@ -116,29 +123,34 @@ typename Format::Bits round_to(double weight) {
 
 // Eq. 3: the pixels of the class (or of all classes) over those of the component, at most tau.
 template <class Format>
-void weigh(const fastia_maps& masks, const fastia_options& options, int32_t normalizer, double tau, typename Format::Bits* weights) {
+void weigh(const fastia_maps& masks, const fastia_options& options, int32_t normalizer, double tau,
+           typename Format::Bits* weights) {
     const int64_t pixels = masks.shape[1] * masks.shape[2];
-    for_each_labelling(masks, formation_of(options), options.ignore_index, options.threads, [&](int64_t image, const Map& map, Labelling& labelling, int threads) {
-        Buffer<int64_t> area, total;
-        Buffer<int32_t> id;
-        Buffer<typename Format::Bits> value;
-        labelling.areas(&area);
-        id.reserve(labelling.components);
-        value.reserve(labelling.components);
-        total.reserve(map.maximum + 1);
-        labelling.for_each_component([&](uint32_t component, size_t s, uint32_t first) {
-            const Strip& strip = labelling.strips[s];
-            id[component] = normalizer == FASTIA_PER_CLASS ? map.code(strip.row_of(first), strip.column_of(first)) : 0;
-            total[id[component]] = 0;
+    for_each_labelling(
+        masks, formation_of(options), options.ignore_index, options.threads,
+        [&](int64_t image, const Map& map, Labelling& labelling, int threads) {
+            Buffer<int64_t> area, total;
+            Buffer<int32_t> id;
+            Buffer<typename Format::Bits> value;
+            labelling.areas(&area);
+            id.reserve(labelling.components);
+            value.reserve(labelling.components);
+            total.reserve(map.maximum + 1);
+            labelling.for_each_component([&](uint32_t component, size_t s, uint32_t first) {
+                const Strip& strip = labelling.strips[s];
+                id[component] =
+                    normalizer == FASTIA_PER_CLASS ? map.code(strip.row_of(first), strip.column_of(first)) : 0;
+                total[id[component]] = 0;
+            });
+            for (uint32_t c = kFirstComponent; c < labelling.components; ++c) total[id[c]] += area[c];
+            value[kNoComponent] = round_to<Format>(0.0);
+            value[kBackground] = round_to<Format>(1.0);
+            for (uint32_t c = kFirstComponent; c < labelling.components; ++c) {
+                value[c] =
+                    round_to<Format>(std::min(tau, static_cast<double>(total[id[c]]) / static_cast<double>(area[c])));
+            }
+            fill(labelling, value.data(), weights + image * pixels, threads);
         });
-        for (uint32_t c = kFirstComponent; c < labelling.components; ++c) total[id[c]] += area[c];
-        value[kNoComponent] = round_to<Format>(0.0);
-        value[kBackground] = round_to<Format>(1.0);
-        for (uint32_t c = kFirstComponent; c < labelling.components; ++c) {
-            value[c] = round_to<Format>(std::min(tau, static_cast<double>(total[id[c]]) / static_cast<double>(area[c])));
-        }
-        fill(labelling, value.data(), weights + image * pixels, threads);
-    });
 }
 
 std::vector<fastia_component_table::Component> describe(const Labelling& labelling, const Map& map) {
@@ -156,7 +168,8 @@ std::vector<fastia_component_table::Component> describe(const Labelling& labelli
             const uint32_t row_start = static_cast<uint32_t>(r * strip.width);
             for (uint32_t run = strip.first_run[r]; run < strip.first_run[r + 1]; ++run) {
                 if (strip.component[run] < kFirstComponent) continue;
-                const uint32_t end = run + 1 < strip.first_run[r + 1] ? strip.start[run + 1] - row_start : static_cast<uint32_t>(strip.width);
+                const uint32_t end = run + 1 < strip.first_run[r + 1] ? strip.start[run + 1] - row_start
+                                                                      : static_cast<uint32_t>(strip.width);
                 int32_t* box = out[labelling.of_image(s, strip.component[run]) - kFirstComponent].bbox;
                 box[1] = std::min(box[1], static_cast<int32_t>(strip.start[run] - row_start));
                 box[2] = static_cast<int32_t>(strip.begin + r + 1);
@@ -179,12 +192,14 @@ int32_t fastia_label(const fastia_maps* masks, const fastia_options* options, in
         const int64_t pixels = masks->shape[1] * masks->shape[2];
         prefer_huge_pages(labels, masks->shape[0] * pixels * sizeof(int32_t));
         for_each_labelling(*masks, formation_of(*options), options->ignore_index, options->threads,
-                           [&](int64_t image, const Map&, Labelling& labelling, int threads) { fill_labels(labelling, labels + image * pixels, threads); });
+                           [&](int64_t image, const Map&, Labelling& labelling, int threads) {
+                               fill_labels(labelling, labels + image * pixels, threads);
+                           });
     });
 }
 
-int32_t fastia_weights(const fastia_maps* masks, const fastia_options* options, int32_t normalizer, double tau, int32_t weight_dtype, void* weights,
-                       fastia_error* error) {
+int32_t fastia_weights(const fastia_maps* masks, const fastia_options* options, int32_t normalizer, double tau,
+                       int32_t weight_dtype, void* weights, fastia_error* error) {
     return guarded(error, [&] {
         const auto run = [&](auto format) {
             using Bits = typename decltype(format)::Bits;
@@ -192,31 +207,38 @@ int32_t fastia_weights(const fastia_maps* masks, const fastia_options* options, 
             weigh<decltype(format)>(*masks, *options, normalizer, tau, static_cast<Bits*>(weights));
         };
         switch (weight_dtype) {
-            case FASTIA_FLOAT16: return run(Float16());
-            case FASTIA_BFLOAT16: return run(BFloat16());
-            case FASTIA_FLOAT32: return run(Float32());
-            default: return run(Float64());
+            case FASTIA_FLOAT16:
+                return run(Float16());
+            case FASTIA_BFLOAT16:
+                return run(BFloat16());
+            case FASTIA_FLOAT32:
+                return run(Float32());
+            default:
+                return run(Float64());
         }
     });
 }
 
-int32_t fastia_components(const fastia_maps* masks, const fastia_options* options, int32_t* labels, int32_t* count, fastia_component_table** table,
-                          fastia_error* error) {
+int32_t fastia_components(const fastia_maps* masks, const fastia_options* options, int32_t* labels, int32_t* count,
+                          fastia_component_table** table, fastia_error* error) {
     return guarded(error, [&] {
         const int64_t pixels = masks->shape[1] * masks->shape[2];
         prefer_huge_pages(labels, masks->shape[0] * pixels * sizeof(int32_t));
         auto result = std::make_unique<fastia_component_table>();
         result->images.resize(masks->shape[0]);
-        for_each_labelling(*masks, formation_of(*options), options->ignore_index, options->threads, [&](int64_t image, const Map& map, Labelling& labelling, int threads) {
-            fill_labels(labelling, labels + image * pixels, threads);
-            result->images[image] = describe(labelling, map);
-        });
-        for (int64_t image = 0; image < masks->shape[0]; ++image) count[image] = static_cast<int32_t>(result->images[image].size());
+        for_each_labelling(*masks, formation_of(*options), options->ignore_index, options->threads,
+                           [&](int64_t image, const Map& map, Labelling& labelling, int threads) {
+                               fill_labels(labelling, labels + image * pixels, threads);
+                               result->images[image] = describe(labelling, map);
+                           });
+        for (int64_t image = 0; image < masks->shape[0]; ++image)
+            count[image] = static_cast<int32_t>(result->images[image].size());
         *table = result.release();
     });
 }
 
-void fastia_components_copy(const fastia_component_table* table, int64_t capacity, int32_t* class_id, int64_t* area, int32_t* bbox) {
+void fastia_components_copy(const fastia_component_table* table, int64_t capacity, int32_t* class_id, int64_t* area,
+                            int32_t* bbox) {
     for (const auto& image : table->images) {
         for (int64_t k = 0; k < capacity; ++k) {
             const bool present = k < static_cast<int64_t>(image.size());

@@ -1,6 +1,8 @@
-// The plain C interface of the CPU kernels. Everything here is called through ctypes; no torch, NumPy or Python header is needed.
+// The plain C interface of the CPU kernels. Everything here is called through ctypes; no torch, NumPy or Python header
+// is needed.
 //
-// Every function returns a fastia_status and describes what went wrong in `error`. Results are the same bits for any number of threads.
+// Every function returns a fastia_status and describes what went wrong in `error`. Results are the same bits for any
+// number of threads.
 #pragma once
 #include <stdint.h>
 
@@ -60,24 +62,29 @@ typedef struct fastia_instance_table fastia_instance_table;
 
 FASTIA_API const char* fastia_instruction_set(void);
 
-FASTIA_API int32_t fastia_label(const fastia_maps* masks, const fastia_options* options, int32_t* labels, fastia_error* error);
+FASTIA_API int32_t fastia_label(const fastia_maps* masks, const fastia_options* options, int32_t* labels,
+                                fastia_error* error);
 
-FASTIA_API int32_t fastia_weights(const fastia_maps* masks, const fastia_options* options, int32_t normalizer, double tau, int32_t weight_dtype,
-                                  void* weights, fastia_error* error);
+FASTIA_API int32_t fastia_weights(const fastia_maps* masks, const fastia_options* options, int32_t normalizer,
+                                  double tau, int32_t weight_dtype, void* weights, fastia_error* error);
 
-FASTIA_API int32_t fastia_components(const fastia_maps* masks, const fastia_options* options, int32_t* labels, int32_t* count,
-                                     fastia_component_table** table, fastia_error* error);
+FASTIA_API int32_t fastia_components(const fastia_maps* masks, const fastia_options* options, int32_t* labels,
+                                     int32_t* count, fastia_component_table** table, fastia_error* error);
 // Fills class_id [B, capacity], area [B, capacity], bbox [B, capacity, 4]; components beyond the capacity are left out.
-FASTIA_API void fastia_components_copy(const fastia_component_table* table, int64_t capacity, int32_t* class_id, int64_t* area, int32_t* bbox);
+FASTIA_API void fastia_components_copy(const fastia_component_table* table, int64_t capacity, int32_t* class_id,
+                                       int64_t* area, int32_t* bbox);
 FASTIA_API void fastia_components_free(fastia_component_table* table);
 
 // `instances` may be null: the components of `target` serve. `confusion` [B, C, C + 1] may be null.
-FASTIA_API int32_t fastia_instance_iou(const fastia_maps* preds, const fastia_maps* target, const fastia_maps* instances,
-                                       const fastia_overlap_options* options, int64_t* confusion, int32_t* count, int32_t* unmatched_count,
+FASTIA_API int32_t fastia_instance_iou(const fastia_maps* preds, const fastia_maps* target,
+                                       const fastia_maps* instances, const fastia_overlap_options* options,
+                                       int64_t* confusion, int32_t* count, int32_t* unmatched_count,
                                        fastia_instance_table** table, fastia_error* error);
-FASTIA_API void fastia_instances_copy(const fastia_instance_table* table, int64_t capacity, int32_t* class_id, int32_t* instance_id, int64_t* area,
-                                      int64_t* intersection, double* covered, double* iou);
-FASTIA_API void fastia_unmatched_copy(const fastia_instance_table* table, int64_t capacity, int32_t* class_id, int64_t* area);
+FASTIA_API void fastia_instances_copy(const fastia_instance_table* table, int64_t capacity, int32_t* class_id,
+                                      int32_t* instance_id, int64_t* area, int64_t* intersection, double* covered,
+                                      double* iou);
+FASTIA_API void fastia_unmatched_copy(const fastia_instance_table* table, int64_t capacity, int32_t* class_id,
+                                      int64_t* area);
 FASTIA_API void fastia_instances_free(fastia_instance_table* table);
 
 #ifdef __cplusplus

@@ -1,4 +1,5 @@
-// A hash table from integers to sums, for a few keys that come again and again: open addressing over a dense list of entries.
+// A hash table from integers to sums, for a few keys that come again and again: open addressing over a dense list of
+// entries.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -9,7 +10,7 @@ struct Empty {};
 
 template <class Value>
 class HashTable {
-public:
+  public:
     // The value of a key, zero when it is new.
     Value& operator[](uint64_t key) { return entries_[index_of(key)].value; }
 
@@ -30,7 +31,7 @@ public:
         for (const Entry& entry : entries_) visit(entry.key, entry.value);
     }
 
-private:
+  private:
     struct Entry {
         uint64_t key;
         Value value;

@@ -17,7 +17,9 @@ constexpr uint32_t kNone = std::numeric_limits<uint32_t>::max();
 template <class Id>
 Participants<Id> participants(const Map& map, const Formation& formation) {
     const auto mask = [](bool present) { return present ? ~uint64_t{0} : 0; };
-    const auto holds = [](fastia_id id) { return id.present && id.value >= 0 && id.value <= std::numeric_limits<Id>::max(); };
+    const auto holds = [](fastia_id id) {
+        return id.present && id.value >= 0 && id.value <= std::numeric_limits<Id>::max();
+    };
     const Id ignored = static_cast<Id>(sizeof(Id) == 1 ? map.ignored : kIgnored);
     Participants<Id> ids{};
     ids.ignored = ignored;
@@ -32,8 +34,9 @@ Participants<Id> participants(const Map& map, const Formation& formation) {
 
 // The void bits of two successive rows, each followed by a word of zeros.
 class VoidRows {
-public:
-    VoidRows(const Formation& formation, int64_t width, const RowKernels& kernels) : kernels_(kernels), words_(words_of(width) + 1) {
+  public:
+    VoidRows(const Formation& formation, int64_t width, const RowKernels& kernels)
+        : kernels_(kernels), words_(words_of(width) + 1) {
         for (const Map* map : formation.voids) {
             if (map->has_ignored) readers_.emplace_back(*map, kernels);
         }
@@ -41,12 +44,13 @@ public:
     }
     void advance(int64_t y) {
         turn_ ^= 1;
-        for (RowReader& reader : readers_) ignored_bits(kernels_, reader.map(), reader.read(y), row(turn_), &reader != &readers_[0]);
+        for (RowReader& reader : readers_)
+            ignored_bits(kernels_, reader.map(), reader.read(y), row(turn_), &reader != &readers_[0]);
     }
     const uint64_t* current() { return readers_.empty() ? nullptr : row(turn_); }
     const uint64_t* above() { return readers_.empty() ? nullptr : row(turn_ ^ 1); }
 
-private:
+  private:
     uint64_t* row(int turn) { return bits_.data() + turn * words_; }
 
     const RowKernels& kernels_;
@@ -56,13 +60,14 @@ private:
     int turn_ = 0;
 };
 
-// Contours are sets of run ends. A run end goes on to the next row, turns around a gap between two runs, or closes around a run's tip.
+// Contours are sets of run ends. A run end goes on to the next row, turns around a gap between two runs, or closes
+// around a run's tip.
 class ContourTracer {
-public:
+  public:
     // `upper` and `lower` give the element of a run end (2 * run: left, 2 * run + 1: right) of each row in `parent`.
     template <class Upper, class Lower>
-    void trace(uint32_t* parent, const RunPair* pairs, uint32_t count, uint32_t first_upper, uint32_t uppers, uint32_t first_lower, uint32_t lowers,
-               Upper upper, Lower lower) {
+    void trace(uint32_t* parent, const RunPair* pairs, uint32_t count, uint32_t first_upper, uint32_t uppers,
+               uint32_t first_lower, uint32_t lowers, Upper upper, Lower lower) {
         below_.fill(uppers, kNone);
         above_.fill(lowers, kNone);
         for (const RunPair* pair = pairs; pair < pairs + count; ++pair) {
@@ -92,7 +97,7 @@ public:
         }
     }
 
-private:
+  private:
     Buffer<uint32_t> below_, above_;
 };
 
@@ -100,48 +105,53 @@ void close_row(uint32_t* contour, uint32_t first, uint32_t last) {
     for (uint32_t run = first; run < last; ++run) unite(contour, 2 * run, 2 * run + 1);
 }
 
-// A run's parent is set when it is met, and the smaller root wins, so a run never linked before can be hung below any root.
+// A run's parent is set when it is met, and the smaller root wins, so a run never linked before can be hung below any
+// root. Nearly always the run above is one step from its root, and the lower run is new or hangs there already.
 void unite_runs(uint32_t* parent, const RunPair* pairs, uint32_t count) {
     for (const RunPair* pair = pairs; pair < pairs + count; ++pair) {
-        const uint32_t upper = find(parent, pair->upper);
+        uint32_t upper = parent[pair->upper];
+        if (__builtin_expect(parent[upper] != upper, 0)) upper = parent[pair->upper] = find(parent, upper);
         const uint32_t lower = parent[pair->lower];
-        if (lower == pair->lower) {
-            parent[lower] = upper;
+        if (__builtin_expect((lower == pair->lower) | (lower == upper), 1)) {
+            parent[pair->lower] = upper;
         } else {
             link(parent, upper, find(parent, lower));
         }
     }
 }
 
-// Elements to numbers of their sets, in order of the first element of each; `first` gets that element.
+// Components of the runs from their parents, without a branch: in noise a root is as likely as not.
 void number_components(Strip& strip) {
     uint32_t* component = strip.component.data();
-    uint32_t* first = strip.first.reserve(strip.runs);
-    int64_t* area = strip.area.reserve(strip.runs);
+    uint32_t* first = strip.first.reserve(strip.runs + 1);
+    int64_t* area = strip.area.reserve(strip.runs + 1);
     const uint32_t* start = strip.start.data();
-    area[kNoComponent] = area[kBackground] = 0;
     first[kNoComponent] = first[kBackground] = 0;
+    area[kNoComponent] = area[kBackground] = area[kFirstComponent] = 0;
     uint32_t next = kFirstComponent;
     for (uint32_t run = kFirstComponent; run < strip.runs; ++run) {
         const uint32_t parent = component[run];
-        uint32_t number = component[parent];
-        if (parent == run) {
-            number = next++;
-            first[number] = run;
-            area[number] = 0;
-        }
+        component[run] = next;  // the number of a root, also below
+        const uint32_t number = component[parent];
         component[run] = number;
+        first[next] = run;
+        next += parent == run;
         area[number] += start[run + 1] - start[run];
+        area[next] = 0;  // not in use yet
     }
     strip.components = next;
 }
 
-void scan_row(const RowKernels& kernels, RowScan<uint8_t>& row, const Participants<uint8_t>& ids) { kernels.scan_uint8(row, ids); }
-void scan_row(const RowKernels& kernels, RowScan<int32_t>& row, const Participants<int32_t>& ids) { kernels.scan_int32(row, ids); }
+void scan_row(const RowKernels& kernels, RowScan<uint8_t>& row, const Participants<uint8_t>& ids) {
+    kernels.scan_uint8(row, ids);
+}
+void scan_row(const RowKernels& kernels, RowScan<int32_t>& row, const Participants<int32_t>& ids) {
+    kernels.scan_int32(row, ids);
+}
 
 template <class Id>
 class StripScan {
-public:
+  public:
     StripScan(Strip& strip, const Map& map, const Formation& formation, const RowKernels& kernels)
         : strip_(strip), map_(map), formation_(formation), kernels_(kernels), ids_(participants<Id>(map, formation)) {}
 
@@ -151,7 +161,7 @@ public:
         VoidRows voids(formation_, width, kernels_);
         strip_.edges.reserve(strip_.rows() * words);
         strip_.first_run.reserve(strip_.rows() + 1);
-        strip_.start.reserve(kFirstComponent + width + kRowPadding);
+        strip_.start.reserve(kFirstComponent + width + kListPadding);
         strip_.start[0] = strip_.start[1] = 0;
         uint32_t runs = kFirstComponent;
         uint32_t* component = strip_.component.reserve(kFirstComponent + width);
@@ -160,10 +170,12 @@ public:
         const Id* above = nullptr;
         for (int64_t y = strip_.begin; y < strip_.end; ++y) {
             const int64_t r = y - strip_.begin;
-            if (r == 1) pairs_.reserve(2 * width + 4);
+            if (r == 1) pairs_.reserve(2 * width + kListPadding);
             voids.advance(y);
             RowScan<Id> row{};
-            reader.read(y).get(&row.current);
+            const Row current = reader.read(y);
+            current.get(&row.current);
+            row.padded = current.padded;
             row.above = above;
             row.void_current = voids.current();
             row.void_above = voids.above();
@@ -173,7 +185,7 @@ public:
             row.first_above = r ? strip_.first_run[r - 1] : 0;
             row.first_current = runs;
             row.edges = strip_.edges.data() + r * words;
-            row.starts = strip_.start.reserve(runs + width + kRowPadding) + runs;
+            row.starts = strip_.start.reserve(runs + width + kListPadding) + runs;
             row.pairs = pairs_.data();
             scan_row(kernels_, row, ids_);
             strip_.first_run[r] = runs;
@@ -191,14 +203,15 @@ public:
         if (formation_.contours) number_contours();
     }
 
-private:
+  private:
     void begin_runs(const RowScan<Id>& row, uint32_t* parent) const {
         for (uint32_t k = 0; k < row.run_count; ++k) {
             const uint32_t x = row.starts[k] - row.position;
             const Id id = row.current[x];
             uint32_t own = row.first_current + k;
             own = (id == ids_.background && ids_.background_mask) ? kBackground : own;
-            own = (id == ids_.ignored && ids_.ignored_mask) || (id >= ids_.limit && ids_.limit_mask) ? kNoComponent : own;
+            own =
+                (id == ids_.ignored && ids_.ignored_mask) || (id >= ids_.limit && ids_.limit_mask) ? kNoComponent : own;
             if (row.void_current && (row.void_current[x / 64] >> (x % 64) & 1)) own = kNoComponent;
             parent[k] = own;
         }
@@ -210,8 +223,8 @@ private:
         for (uint32_t end = 2 * first_new; end < 2 * runs; ++end) contour[end] = end;
         const auto same = [](uint32_t end) { return end; };
         if (row.above) {
-            tracer_.trace(contour, row.pairs, row.pair_count, row.first_above, row.first_current - row.first_above, row.first_current,
-                          row.run_count, same, same);
+            tracer_.trace(contour, row.pairs, row.pair_count, row.first_above, row.first_current - row.first_above,
+                          row.first_current, row.run_count, same, same);
         }
     }
 
@@ -234,7 +247,7 @@ private:
 // The pairs of runs that touch across the borders of strips.
 template <class Id>
 class BorderScan {
-public:
+  public:
     BorderScan(const Map& map, const Formation& formation, const RowKernels& kernels)
         : map_(map), formation_(formation), kernels_(kernels), ids_(participants<Id>(map, formation)) {}
 
@@ -245,7 +258,9 @@ public:
         voids.advance(lower.begin - 1);
         reader.read(lower.begin - 1).get(&row.above);
         voids.advance(lower.begin);
-        reader.read(lower.begin).get(&row.current);
+        const Row current = reader.read(lower.begin);
+        current.get(&row.current);
+        row.padded = current.padded;
         row.void_current = voids.current();
         row.void_above = voids.above();
         row.edges_above = upper.edges_of(lower.begin - 1);
@@ -253,14 +268,14 @@ public:
         row.first_above = upper.first_run[upper.rows() - 1];
         row.first_current = lower.first_run[0];
         row.edges = edges_.reserve(words_of(map_.width));
-        row.starts = starts_.reserve(map_.width + kRowPadding);
-        row.pairs = pairs_.reserve(2 * map_.width + 4);
+        row.starts = starts_.reserve(map_.width + kListPadding);
+        row.pairs = pairs_.reserve(2 * map_.width + kListPadding);
         scan_row(kernels_, row, ids_);
         row.current = row.above = nullptr;  // of the reader, which ends here
         return row;
     }
 
-private:
+  private:
     const Map& map_;
     const Formation& formation_;
     const RowKernels& kernels_;
@@ -271,8 +286,9 @@ private:
 };
 
 template <class Id>
-void unite_across(Labelling& labelling, uint32_t* components, uint32_t* contours, const std::vector<int64_t>& component_offset,
-                  const std::vector<int64_t>& contour_offset, const Map& map, const Formation& formation, const RowKernels& kernels) {
+void unite_across(Labelling& labelling, uint32_t* components, uint32_t* contours,
+                  const std::vector<int64_t>& component_offset, const std::vector<int64_t>& contour_offset,
+                  const Map& map, const Formation& formation, const RowKernels& kernels) {
     BorderScan<Id> border(map, formation, kernels);
     ContourTracer tracer;
     for (size_t s = 0; s + 1 < labelling.strips.size(); ++s) {
@@ -288,13 +304,13 @@ void unite_across(Labelling& labelling, uint32_t* components, uint32_t* contours
                 return static_cast<uint32_t>(offset + contour[end]);
             };
         };
-        tracer.trace(contours, row.pairs, row.pair_count, row.first_above, upper.runs - row.first_above, row.first_current, row.run_count,
-                     element(s), element(s + 1));
+        tracer.trace(contours, row.pairs, row.pair_count, row.first_above, upper.runs - row.first_above,
+                     row.first_current, row.run_count, element(s), element(s + 1));
     }
 }
 
 // Offsets of the strips' elements in one array, whose first values are written as 0, 1, 2...
-std::vector<int64_t> concatenate(const std::vector<Strip>& strips, uint32_t Strip::*count, Buffer<uint32_t>* parent) {
+std::vector<int64_t> concatenate(const std::vector<Strip>& strips, uint32_t Strip::* count, Buffer<uint32_t>* parent) {
     std::vector<int64_t> offset;
     int64_t total = 0;
     for (const Strip& strip : strips) {
@@ -312,7 +328,8 @@ std::vector<int64_t> concatenate(const std::vector<Strip>& strips, uint32_t Stri
 
 void scan_strip(Strip& strip, const Map& map, const Formation& formation, const RowKernels& kernels) {
     strip.width = map.width;
-    map.is_uint8() ? StripScan<uint8_t>(strip, map, formation, kernels).run() : StripScan<int32_t>(strip, map, formation, kernels).run();
+    map.is_uint8() ? StripScan<uint8_t>(strip, map, formation, kernels).run()
+                   : StripScan<int32_t>(strip, map, formation, kernels).run();
 }
 
 void Labelling::merge(const Map& map, const Formation& formation, const RowKernels& kernels) {
@@ -328,7 +345,8 @@ void Labelling::merge(const Map& map, const Formation& formation, const RowKerne
         merged_[component_offset_[s] + kBackground] = kBackground;
     }
     const auto unite_all = map.is_uint8() ? unite_across<uint8_t> : unite_across<int32_t>;
-    unite_all(*this, merged_.data(), merged_contours_.data(), component_offset_, contour_offset_, map, formation, kernels);
+    unite_all(*this, merged_.data(), merged_contours_.data(), component_offset_, contour_offset_, map, formation,
+              kernels);
     components = number_sets(merged_.data(), component_offset_.back());
     if (formation.contours) contours = number_sets(merged_contours_.data(), contour_offset_.back());
 }
@@ -340,8 +358,9 @@ void Labelling::areas(Buffer<int64_t>* out) const {
     }
 }
 
-// The first run of a component has, on its left in its row, either no run of its class, and then nothing encloses it, or one of a component D
-// met before: if what lies right of that run is a hole of D, D encloses it; otherwise both lie in the same surroundings.
+// The first run of a component has, on its left in its row, either no run of its class, and then nothing encloses it,
+// or one of a component D met before: if what lies right of that run is a hole of D, D encloses it; otherwise both lie
+// in the same surroundings.
 void outermost(const Labelling& labelling, const Map& map, Buffer<uint32_t>* top) {
     top->reserve(labelling.components);
     Buffer<uint32_t> outer_contour, last_run, row_stamp;
@@ -394,12 +413,14 @@ void Division::assign(Labelling& labelling, int64_t height) const {
     }
 }
 
-void for_each_image(const fastia_maps& maps, int threads, const std::function<void(int64_t, const Division&, int)>& body) {
+void for_each_image(const fastia_maps& maps, int threads,
+                    const std::function<void(int64_t, const Division&, int)>& body) {
     const int64_t batch = maps.shape[0], height = maps.shape[1], width = maps.shape[2];
     if (batch == 0 || height == 0 || width == 0) return;
     const Division division(batch, height, width, threads);
     const bool side_by_side = division.strips == 1;
-    parallel_for(batch, side_by_side ? threads : 1, [&](int64_t image) { body(image, division, side_by_side ? 1 : threads); });
+    parallel_for(batch, side_by_side ? threads : 1,
+                 [&](int64_t image) { body(image, division, side_by_side ? 1 : threads); });
 }
 
 void for_each_labelling(const fastia_maps& maps, const Formation& formation, fastia_id ignore_index, int threads,
@@ -410,7 +431,8 @@ void for_each_labelling(const fastia_maps& maps, const Formation& formation, fas
         Labelling& labelling = division.strips == 1 ? kept : own;
         const Map map(maps, image, ignore_index, 0);
         division.assign(labelling, map.height);
-        parallel_for(division.strips, strip_threads, [&](int64_t s) { scan_strip(labelling.strips[s], map, formation, kernels); });
+        parallel_for(division.strips, strip_threads,
+                     [&](int64_t s) { scan_strip(labelling.strips[s], map, formation, kernels); });
         labelling.merge(map, formation, kernels);
         finish(image, map, labelling, strip_threads);
         if (labelling.strips[0].bytes() > kKeptBytes) labelling = Labelling();

@@ -1,6 +1,8 @@
-// Connected components of one image on runs: a union-find over the runs of a strip of rows, then one over the components of its strips.
+// Connected components of one image on runs: a union-find over the runs of a strip of rows, then one over the
+// components of its strips.
 //
-// Components 0 and 1 stand for ignored (or void) and background pixels; the others count from 2 in raster order of their first pixel.
+// Components 0 and 1 stand for ignored (or void) and background pixels; the others count from 2 in raster order of
+// their first pixel.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -15,7 +17,8 @@ constexpr uint32_t kNoComponent = 0, kBackground = 1, kFirstComponent = 2;
 
 struct TooManyComponents {};
 
-// What forms components: ids other than the background and below the number of classes, pixels that no void bit excludes.
+// What forms components: ids other than the background and below the number of classes, pixels that no void bit
+// excludes.
 struct Formation {
     bool diagonal = true;
     fastia_id background{0, 0};
@@ -27,13 +30,13 @@ struct Formation {
 // Rows begin..end-1 of an image.
 struct Strip {
     int64_t begin = 0, end = 0, width = 0;
-    Buffer<uint64_t> edges;       // [rows, words]
-    Buffer<uint32_t> first_run;   // [rows + 1]
-    Buffer<uint32_t> start;       // [runs + 1] position of each run in the strip; runs 0 and 1 are not in the image
-    Buffer<uint32_t> component;   // [runs]
-    Buffer<uint32_t> contour;     // [2 * runs] of the left and the right end of each run
-    Buffer<uint32_t> first;       // [components] first run of each
-    Buffer<int64_t> area;         // [components]
+    Buffer<uint64_t> edges;      // [rows, words]
+    Buffer<uint32_t> first_run;  // [rows + 1]
+    Buffer<uint32_t> start;      // [runs + 1] position of each run in the strip; runs 0 and 1 are not in the image
+    Buffer<uint32_t> component;  // [runs]
+    Buffer<uint32_t> contour;    // [2 * runs] of the left and the right end of each run
+    Buffer<uint32_t> first;      // [components] first run of each
+    Buffer<int64_t> area;        // [components]
     uint32_t runs = 0, components = 0, contours = 0;
 
     int64_t rows() const { return end - begin; }
@@ -41,7 +44,8 @@ struct Strip {
     int64_t row_of(uint32_t run) const { return begin + start[run] / width; }
     int64_t column_of(uint32_t run) const { return start[run] % width; }
     int64_t bytes() const {
-        return edges.bytes() + first_run.bytes() + start.bytes() + component.bytes() + contour.bytes() + first.bytes() + area.bytes();
+        return edges.bytes() + first_run.bytes() + start.bytes() + component.bytes() + contour.bytes() + first.bytes() +
+               area.bytes();
     }
 };
 
@@ -52,7 +56,9 @@ struct Labelling {
     uint32_t contours = 0;
 
     // Component and contour of the image, from those of a strip.
-    uint32_t of_image(size_t strip, uint32_t component) const { return strips.size() == 1 ? component : merged_[component_offset_[strip] + component]; }
+    uint32_t of_image(size_t strip, uint32_t component) const {
+        return strips.size() == 1 ? component : merged_[component_offset_[strip] + component];
+    }
     uint32_t contour_of_image(size_t strip, uint32_t contour) const {
         return strips.size() == 1 ? contour : merged_contours_[contour_offset_[strip] + contour];
     }
@@ -71,7 +77,7 @@ struct Labelling {
 
     void merge(const Map& map, const Formation& formation, const RowKernels& kernels);
 
-private:
+  private:
     Buffer<uint32_t> merged_, merged_contours_;
     std::vector<int64_t> component_offset_, contour_offset_;
 };
@@ -89,9 +95,10 @@ struct Division {
     void assign(Labelling& labelling, int64_t height) const;
 };
 
-// Calls body(image, division, threads) for every image that has pixels: images side by side on a thread each, or one after the other, each with
-// all threads for its strips.
-void for_each_image(const fastia_maps& maps, int threads, const std::function<void(int64_t, const Division&, int)>& body);
+// Calls body(image, division, threads) for every image that has pixels: images side by side on a thread each, or one
+// after the other, each with all threads for its strips.
+void for_each_image(const fastia_maps& maps, int threads,
+                    const std::function<void(int64_t, const Division&, int)>& body);
 
 // Labels every image and calls finish(image, map, labelling, threads).
 void for_each_labelling(const fastia_maps& maps, const Formation& formation, fastia_id ignore_index, int threads,

@@ -8,16 +8,22 @@ namespace {
 
 template <class T>
 bool holds(int64_t value) {
-    return value >= static_cast<int64_t>(std::numeric_limits<T>::min()) && value <= static_cast<int64_t>(std::numeric_limits<T>::max());
+    return value >= static_cast<int64_t>(std::numeric_limits<T>::min()) &&
+           value <= static_cast<int64_t>(std::numeric_limits<T>::max());
 }
 
 bool dtype_holds(int32_t dtype, int64_t value) {
     switch (dtype) {
-        case FASTIA_UINT8: return holds<uint8_t>(value);
-        case FASTIA_INT16: return holds<int16_t>(value);
-        case FASTIA_UINT16: return holds<uint16_t>(value);
-        case FASTIA_INT32: return holds<int32_t>(value);
-        default: return true;
+        case FASTIA_UINT8:
+            return holds<uint8_t>(value);
+        case FASTIA_INT16:
+            return holds<int16_t>(value);
+        case FASTIA_UINT16:
+            return holds<uint16_t>(value);
+        case FASTIA_INT32:
+            return holds<int32_t>(value);
+        default:
+            return true;
     }
 }
 
@@ -45,11 +51,16 @@ Map::Map(const fastia_maps& maps, int64_t image, fastia_id ignore_index, int32_t
 int64_t Map::id(int64_t y, int64_t x) const {
     const char* p = data + y * row_stride + x * column_stride;
     switch (dtype) {
-        case FASTIA_INT16: return load<int16_t>(p);
-        case FASTIA_UINT16: return load<uint16_t>(p);
-        case FASTIA_INT32: return load<int32_t>(p);
-        case FASTIA_INT64: return load<int64_t>(p);
-        default: return load<uint8_t>(p);
+        case FASTIA_INT16:
+            return load<int16_t>(p);
+        case FASTIA_UINT16:
+            return load<uint16_t>(p);
+        case FASTIA_INT32:
+            return load<int32_t>(p);
+        case FASTIA_INT64:
+            return load<int64_t>(p);
+        default:
+            return load<uint8_t>(p);
     }
 }
 
@@ -61,6 +72,8 @@ Row RowReader::read(int64_t y) {
     if (map_.is_uint8()) {
         if (map_.column_stride == 1) {
             row.uint8 = reinterpret_cast<const uint8_t*>(source);
+            row.padded =
+                (map_.height - 1 - y) * map_.row_stride >= kRowPadding;  // then the rows below lie behind this one
             return row;
         }
         uint8_t* out = gathered_.reserve(2 * slot) + turn_ * slot;
@@ -80,16 +93,17 @@ Row RowReader::read(int64_t y) {
 }
 
 void edges_of(const RowKernels& kernels, const Row& row, int64_t width, uint64_t* edges) {
-    row.uint8 ? kernels.edges_uint8(row.uint8, width, edges) : kernels.edges_int32(row.int32, width, edges);
+    row.uint8 ? kernels.edges_uint8(row.uint8, width, row.padded, edges)
+              : kernels.edges_int32(row.int32, width, row.padded, edges);
 }
 
 void ignored_bits(const RowKernels& kernels, const Map& map, const Row& row, uint64_t* bits, bool accumulate) {
     if (!map.has_ignored) {
         if (!accumulate) std::memset(bits, 0, static_cast<size_t>(words_of(map.width)) * sizeof(uint64_t));
     } else if (row.uint8) {
-        kernels.equals_uint8(row.uint8, map.width, static_cast<uint8_t>(map.ignored), bits, accumulate);
+        kernels.equals_uint8(row.uint8, map.width, row.padded, static_cast<uint8_t>(map.ignored), bits, accumulate);
     } else {
-        kernels.equals_int32(row.int32, map.width, kIgnored, bits, accumulate);
+        kernels.equals_int32(row.int32, map.width, row.padded, kIgnored, bits, accumulate);
     }
 }
 

@@ -1,4 +1,5 @@
-// One map of ids of a batch, read row by row in place: uint8 rows as they are, other dtypes and strided rows through a row-sized buffer.
+// One map of ids of a batch, read row by row in place: uint8 rows as they are, other dtypes and strided rows through a
+// row-sized buffer.
 #pragma once
 #include <cstdint>
 
@@ -17,10 +18,10 @@ struct Map {
     const char* data;
     int64_t height, width, row_stride, column_stride;
     int32_t dtype;
-    int32_t argument;     // which argument of the call, for errors
-    bool has_ignored;     // false too where the dtype cannot hold the ignored id
+    int32_t argument;  // which argument of the call, for errors
+    bool has_ignored;  // false too where the dtype cannot hold the ignored id
     int64_t ignored;
-    int64_t maximum;      // the largest id allowed
+    int64_t maximum;  // the largest id allowed
 
     Map(const fastia_maps& maps, int64_t image, fastia_id ignore_index, int32_t argument_, int64_t maximum_ = 65535);
 
@@ -37,6 +38,7 @@ struct Map {
 struct Row {
     const uint8_t* uint8 = nullptr;
     const int32_t* int32 = nullptr;
+    bool padded = true;  // kRowPadding more ids can be read
 
     void get(const uint8_t** row) const { *row = uint8; }
     void get(const int32_t** row) const { *row = int32; }
@@ -44,12 +46,12 @@ struct Row {
 
 // Reads rows; a row stays readable until the next but one is read. Throws InvalidId for an id that is not allowed.
 class RowReader {
-public:
+  public:
     explicit RowReader(const Map& map, const RowKernels& kernels) : map_(map), kernels_(kernels) {}
     Row read(int64_t y);
     const Map& map() const { return map_; }
 
-private:
+  private:
     const Map& map_;
     const RowKernels& kernels_;
     Buffer<int32_t> staged_;
@@ -63,7 +65,8 @@ struct Codes {
     bool has_ignored;
     uint8_t ignored;
 
-    Codes(const Map& map, const Row& r) : row(r), has_ignored(map.has_ignored), ignored(static_cast<uint8_t>(map.ignored)) {}
+    Codes(const Map& map, const Row& r)
+        : row(r), has_ignored(map.has_ignored), ignored(static_cast<uint8_t>(map.ignored)) {}
     int32_t operator[](int64_t x) const {
         if (!row.uint8) return row.int32[x];
         return has_ignored && row.uint8[x] == ignored ? kIgnored : row.uint8[x];

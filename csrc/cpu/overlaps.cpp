@@ -1,7 +1,8 @@
 // instance_iou: overlaps of ground-truth instances with predicted components, counted on segments of rows.
 //
-// A row is cut wherever prediction, target or instance changes; each segment has one (component, instance, class) triple, and its length is
-// added to a small hash. No label map is written. Sums are integers, so they do not depend on how the image was cut into strips.
+// A row is cut wherever prediction, target or instance changes; each segment has one (component, instance, class)
+// triple, and its length is added to a small hash. No label map is written. Sums are integers, so they do not depend on
+// how the image was cut into strips.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -42,11 +43,12 @@ struct Maps {
     Map preds, target, instances;
     bool has_instances;
 
-    Maps(int64_t image, const fastia_maps& preds_, const fastia_maps& target_, const fastia_maps* instances_, const fastia_overlap_options& options)
+    Maps(int64_t image, const fastia_maps& preds_, const fastia_maps& target_, const fastia_maps* instances_,
+         const fastia_overlap_options& options)
         : preds(preds_, image, options.options.ignore_index, kPreds),
           target(target_, image, options.options.ignore_index, kTarget),
-          instances(instances_ ? *instances_ : target_, image, instances_ ? options.instance_ignore_index : options.options.ignore_index, kInstances,
-                    instances_ ? INT32_MAX : 65535),
+          instances(instances_ ? Map(*instances_, image, options.instance_ignore_index, kInstances, INT32_MAX)
+                               : target),
           has_instances(instances_ != nullptr) {}
 };
 
@@ -83,8 +85,9 @@ struct Counts {
 uint64_t key_of(uint32_t component, uint32_t instance) { return static_cast<uint64_t>(component) << 32 | instance; }
 
 class ImageOverlaps {
-public:
-    ImageOverlaps(const Maps& maps, const fastia_overlap_options& options, const Division& division, int threads, int64_t* confusion)
+  public:
+    ImageOverlaps(const Maps& maps, const fastia_overlap_options& options, const Division& division, int threads,
+                  int64_t* confusion)
         : maps_(maps), options_(options), division_(division), threads_(threads), confusion_(confusion) {}
 
     void run(fastia_instance_table::Image* result) {
@@ -96,16 +99,19 @@ public:
         combine(result);
     }
 
-private:
+  private:
     bool exact() const { return options_.protocol == FASTIA_EXACT; }
-    bool is_background(int32_t id) const { return options_.options.background.present && id == options_.options.background.value; }
+    bool is_background(int32_t id) const {
+        return options_.options.background.present && id == options_.options.background.value;
+    }
 
     void form_and_count(fastia_id background) {
         Formation prediction, ground_truth;
         prediction.background = background;
         prediction.num_classes = options_.num_classes;
         prediction.contours = !exact();
-        if (exact()) prediction.voids = {&maps_.instances, &maps_.target};
+        if (exact()) prediction.voids = {&maps_.target};
+        if (exact() && maps_.has_instances) prediction.voids.push_back(&maps_.instances);
         ground_truth.background = options_.options.background;
         division_.assign(predicted_, maps_.preds.height);
         if (!maps_.has_instances) division_.assign(true_, maps_.target.height);
@@ -149,7 +155,7 @@ private:
                 edges_of(kernels_, instance_row.row, width, other.data());
                 for (int64_t w = 0; w < words; ++w) cuts[w] |= other[w];
             }
-            position.reserve(strip.width + 5);
+            position.reserve(width + kListPadding);
             const uint32_t segments = kernels_.positions(cuts.data(), words, position.data());
             position[segments] = static_cast<uint32_t>(width);
 
@@ -163,7 +169,8 @@ private:
                 if (maps_.has_instances) {
                     segment.instance_id = instance_row[x];
                 } else if (segment.target != kIgnored) {
-                    segment.instance_id = static_cast<int32_t>(true_.strips[s].component[true_run]) - static_cast<int32_t>(kBackground);
+                    segment.instance_id =
+                        static_cast<int32_t>(true_.strips[s].component[true_run]) - static_cast<int32_t>(kBackground);
                     segment.instance = true_.strips[s].component[true_run];
                 }
                 add(segment, counts);
@@ -222,7 +229,8 @@ private:
         return index;
     }
 
-    // From the strips' components and instances to those of the image, components in holes with the one that encloses them.
+    // From the strips' components and instances to those of the image, components in holes with the one that encloses
+    // them.
     void gather() {
         Buffer<uint32_t> top;
         const auto component_of = [&](size_t s, uint32_t component) {
@@ -259,7 +267,8 @@ private:
                 whole.class_id = std::max(whole.class_id, part.class_id);
             }
             counts.overlaps.for_each([&](uint64_t key, const Overlap& overlap) {
-                const uint32_t component = component_of(s, static_cast<uint32_t>(key >> 32)), instance = index[static_cast<uint32_t>(key)];
+                const uint32_t component = component_of(s, static_cast<uint32_t>(key >> 32)),
+                               instance = index[static_cast<uint32_t>(key)];
                 overlaps_.push_back({key_of(instance, component), overlap});
             });
         }
@@ -267,18 +276,21 @@ private:
     }
 
     bool has_instance_of_background() const {
-        return std::any_of(instances_.begin(), instances_.end(),
-                           [&](const Instance& instance) { return instance.area > 0 && is_background(instance.class_id); });
+        return std::any_of(instances_.begin(), instances_.end(), [&](const Instance& instance) {
+            return instance.area > 0 && is_background(instance.class_id);
+        });
     }
 
-    // Parts of a share: its whole part is summed as it is, its fraction in units of 2^-40, so that sums do not depend on their order.
+    // Parts of a share: its whole part is summed as it is, its fraction in units of 2^-40, so that sums do not depend
+    // on their order.
     struct Covered {
         static constexpr double kUnit = 1099511627776.0;  // 2^40
         int64_t intersection = 0, whole = 0, fraction = 0;
 
         void add(const Overlap& overlap, int64_t size, int64_t of_class, bool keep_fraction) {
             const int64_t other = of_class - overlap.of_class, rest = size - overlap.pixels - other;
-            const double share = static_cast<double>(overlap.pixels) / static_cast<double>(overlap.pixels + other) * static_cast<double>(rest);
+            const double share = static_cast<double>(overlap.pixels) / static_cast<double>(overlap.pixels + other) *
+                                 static_cast<double>(rest);
             const double floor = std::floor(share);
             intersection += overlap.pixels;
             whole += overlap.pixels + static_cast<int64_t>(floor);
@@ -288,7 +300,8 @@ private:
     };
 
     void combine(fastia_instance_table::Image* result) {
-        std::sort(overlaps_.begin(), overlaps_.end(), [](const KeyedOverlap& a, const KeyedOverlap& b) { return a.key < b.key; });
+        std::sort(overlaps_.begin(), overlaps_.end(),
+                  [](const KeyedOverlap& a, const KeyedOverlap& b) { return a.key < b.key; });
         std::vector<Covered> covered(instances_.size());
         std::vector<char> matched(predicted_.components, 0);
         for (size_t i = 0; i < overlaps_.size();) {
@@ -305,7 +318,8 @@ private:
         }
         if (!exact() && options_.options.background.present && background_.area > 0) {
             const double predicted = static_cast<double>(background_.predicted);
-            result->instances.push_back({static_cast<int32_t>(options_.options.background.value), 0, background_.area, background_.both, predicted,
+            result->instances.push_back({static_cast<int32_t>(options_.options.background.value), 0, background_.area,
+                                         background_.both, predicted,
                                          iou_of(background_.area, background_.both, predicted)});
         }
         for (size_t i = 0; i < instances_.size(); ++i) {
@@ -318,12 +332,14 @@ private:
         std::stable_sort(result->instances.begin(), result->instances.end(),
                          [](const auto& a, const auto& b) { return a.instance_id < b.instance_id; });
         for (uint32_t c = kFirstComponent; c < predicted_.components; ++c) {
-            if (!matched[c] && size_[c] > 0 && !is_background(class_[c])) result->unmatched.push_back({class_[c], size_[c]});
+            if (!matched[c] && size_[c] > 0 && !is_background(class_[c]))
+                result->unmatched.push_back({class_[c], size_[c]});
         }
     }
 
     static double iou_of(int64_t area, int64_t intersection, double covered) {
-        return static_cast<double>(intersection) / (static_cast<double>(area) + covered - static_cast<double>(intersection));
+        return static_cast<double>(intersection) /
+               (static_cast<double>(area) + covered - static_cast<double>(intersection));
     }
 
     struct KeyedOverlap {
@@ -352,8 +368,9 @@ private:
 
 using namespace fastia;
 
-int32_t fastia_instance_iou(const fastia_maps* preds, const fastia_maps* target, const fastia_maps* instances, const fastia_overlap_options* options,
-                            int64_t* confusion, int32_t* count, int32_t* unmatched_count, fastia_instance_table** table, fastia_error* error) {
+int32_t fastia_instance_iou(const fastia_maps* preds, const fastia_maps* target, const fastia_maps* instances,
+                            const fastia_overlap_options* options, int64_t* confusion, int32_t* count,
+                            int32_t* unmatched_count, fastia_instance_table** table, fastia_error* error) {
     return guarded(error, [&] {
         auto result = std::make_unique<fastia_instance_table>();
         result->images.resize(preds->shape[0]);
@@ -361,7 +378,8 @@ int32_t fastia_instance_iou(const fastia_maps* preds, const fastia_maps* target,
         if (confusion) std::memset(confusion, 0, static_cast<size_t>(preds->shape[0] * cells) * sizeof(int64_t));
         for_each_image(*preds, options->options.threads, [&](int64_t image, const Division& division, int threads) {
             const Maps maps(image, *preds, *target, instances, *options);
-            ImageOverlaps(maps, *options, division, threads, confusion ? confusion + image * cells : nullptr).run(&result->images[image]);
+            ImageOverlaps(maps, *options, division, threads, confusion ? confusion + image * cells : nullptr)
+                .run(&result->images[image]);
         });
         for (size_t image = 0; image < result->images.size(); ++image) {
             count[image] = static_cast<int32_t>(result->images[image].instances.size());
@@ -371,12 +389,13 @@ int32_t fastia_instance_iou(const fastia_maps* preds, const fastia_maps* target,
     });
 }
 
-void fastia_instances_copy(const fastia_instance_table* table, int64_t capacity, int32_t* class_id, int32_t* instance_id, int64_t* area,
-                           int64_t* intersection, double* covered, double* iou) {
+void fastia_instances_copy(const fastia_instance_table* table, int64_t capacity, int32_t* class_id,
+                           int32_t* instance_id, int64_t* area, int64_t* intersection, double* covered, double* iou) {
     for (const auto& image : table->images) {
         for (int64_t k = 0; k < capacity; ++k) {
             const bool present = k < static_cast<int64_t>(image.instances.size());
-            const fastia_instance_table::Instance instance = present ? image.instances[k] : fastia_instance_table::Instance{-1, -1, 0, 0, 0, NAN};
+            const fastia_instance_table::Instance instance =
+                present ? image.instances[k] : fastia_instance_table::Instance{-1, -1, 0, 0, 0, NAN};
             *class_id++ = instance.class_id;
             *instance_id++ = instance.instance_id;
             *area++ = instance.area;

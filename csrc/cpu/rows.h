@@ -1,12 +1,15 @@
-// What is done to one row of pixels, once per instruction set: find where runs start, which runs of two rows touch, and fill runs.
+// What is done to one row of pixels, once per instruction set: find where runs start, which runs of two rows touch, and
+// fill runs.
 //
-// A run is a maximal span of one id in a row. Bit x of `edges` says that a run starts at x, so the run of a pixel is a prefix popcount.
+// A run is a maximal span of one id in a row. Bit x of `edges` says that a run starts at x, so the run of a pixel is a
+// prefix popcount.
 #pragma once
 #include <cstdint>
 
 namespace fastia {
 
-constexpr int64_t kRowPadding = 64;  // ids readable past the end of a staged row; run starts writable past the last one
+constexpr int64_t kRowPadding = 65;   // ids readable past the end of a padded row
+constexpr int64_t kListPadding = 64;  // positions, run starts and pairs writable past the last one
 
 inline int64_t words_of(int64_t width) { return (width + 63) / 64; }
 
@@ -27,7 +30,8 @@ struct Participants {
     }
 };
 
-// One row, and the row above it (null: there is none). Void pixels, where given as bits, take no part: a run ends there.
+// One row, and the row above it (null: there is none). Void pixels, where given as bits, take no part: a run ends
+// there.
 template <class Id>
 struct RowScan {
     const Id* current;
@@ -36,13 +40,14 @@ struct RowScan {
     const uint64_t* void_above;
     const uint64_t* edges_above;
     int64_t width;
-    uint32_t position;       // of the row's first pixel, added to every run start
-    uint32_t first_above;    // index of the first run of each row
+    bool padded;           // both rows can be read kRowPadding ids past their ends
+    uint32_t position;     // of the row's first pixel, added to every run start
+    uint32_t first_above;  // index of the first run of each row
     uint32_t first_current;
     // Results.
-    uint64_t* edges;    // words_of(width) words
-    uint32_t* starts;   // position of every run
-    RunPair* pairs;     // from left to right, with room for 2 * width + 4
+    uint64_t* edges;   // words_of(width) words
+    uint32_t* starts;  // position of every run
+    RunPair* pairs;    // from left to right, at most 2 * width
     uint32_t run_count;
     uint32_t pair_count;
 };
@@ -52,8 +57,8 @@ constexpr int32_t kIgnored = -1;
 constexpr int32_t kInvalid = -2;
 
 struct Staging {
-    int32_t dtype;       // fastia_dtype
-    int64_t stride;      // bytes from pixel to pixel
+    int32_t dtype;   // fastia_dtype
+    int64_t stride;  // bytes from pixel to pixel
     bool has_ignored;
     int64_t ignored;
     int64_t maximum;
@@ -64,11 +69,11 @@ struct RowKernels {
     void (*scan_uint8)(RowScan<uint8_t>&, const Participants<uint8_t>&);
     void (*scan_int32)(RowScan<int32_t>&, const Participants<int32_t>&);
     // Bits where a run starts; bits where a row equals an id, written or or-ed.
-    void (*edges_uint8)(const uint8_t* row, int64_t width, uint64_t* edges);
-    void (*edges_int32)(const int32_t* row, int64_t width, uint64_t* edges);
-    void (*equals_uint8)(const uint8_t* row, int64_t width, uint8_t id, uint64_t* bits, bool accumulate);
-    void (*equals_int32)(const int32_t* row, int64_t width, int32_t id, uint64_t* bits, bool accumulate);
-    // Positions of set bits, in order; writes up to 3 entries past the last. Returns their number.
+    void (*edges_uint8)(const uint8_t* row, int64_t width, bool padded, uint64_t* edges);
+    void (*edges_int32)(const int32_t* row, int64_t width, bool padded, uint64_t* edges);
+    void (*equals_uint8)(const uint8_t* row, int64_t width, bool padded, uint8_t id, uint64_t* bits, bool accumulate);
+    void (*equals_int32)(const int32_t* row, int64_t width, bool padded, int32_t id, uint64_t* bits, bool accumulate);
+    // Positions of set bits, in order. Returns their number.
     uint32_t (*positions)(const uint64_t* bits, int64_t words, uint32_t* out);
     // out[x] = values[index of the run of x]; reads up to 16 values past the last run.
     void (*expand2)(const uint64_t* edges, int64_t width, const uint16_t* values, uint16_t* out);

@@ -1,4 +1,5 @@
-// The row kernels, written once over the few vector operations of simd.h; included by one source file per instruction set.
+// The row kernels, written once over the few vector operations of simd.h; included by one source file per instruction
+// set.
 #pragma once
 #include <cstring>
 
@@ -9,36 +10,20 @@
 namespace fastia {
 namespace {
 
-inline int popcount(uint64_t bits) { return __builtin_popcountll(bits); }
-// Defined for 0 too, where the answer is not used.
-inline int lowest(uint64_t bits) { return __builtin_ctzll(bits | (uint64_t{1} << 63)); }
-inline uint64_t up_to(int bit) { return ~uint64_t{0} >> (63 - bit); }
-
-// Four at a time without looking: a run per dozen pixels makes the number of bits in a word hard to predict.
-inline uint32_t append_positions(uint64_t bits, uint32_t base, uint32_t* out) {
-    const uint32_t count = popcount(bits);
-    for (uint32_t k = 0; k < count; k += 4) {
-        for (int j = 0; j < 4; ++j) {
-            out[k + j] = base + lowest(bits);
-            bits &= bits - 1;
-        }
-    }
-    return count;
-}
-
 uint32_t positions(const uint64_t* bits, int64_t words, uint32_t* out) {
     uint32_t count = 0;
-    for (int64_t w = 0; w < words; ++w) count += append_positions(bits[w], static_cast<uint32_t>(64 * w), out + count);
+    for (int64_t w = 0; w < words; ++w)
+        count += simd::append_positions(bits[w], static_cast<uint32_t>(64 * w), out + count);
     return count;
 }
 
-// Bits 0..63 of a row whose last word is copied, so that nothing is read past the row's end (one pixel of lookahead).
+// 64 pixels of a row and the one after them, copied where reading past the end of the row is not allowed.
 template <class Id>
 struct Window {
     Id copy[64 + 64 / sizeof(Id)];
-    const Id* at(const Id* row, int64_t word, int64_t width) {
+    const Id* at(const Id* row, int64_t word, int64_t width, bool padded) {
         const int64_t rest = width - 64 * word;
-        if (rest > 64) return row + 64 * word;
+        if (padded || rest > 64) return row + 64 * word;
         std::memset(copy, 0, sizeof copy);
         std::memcpy(copy, row + 64 * word, rest * sizeof(Id));
         return copy;
@@ -47,36 +32,7 @@ struct Window {
 
 inline uint64_t valid_bits(int64_t word, int64_t width) {
     const int64_t rest = width - 64 * word;
-    return rest >= 64 ? ~uint64_t{0} : up_to(static_cast<int>(rest) - 1);
-}
-
-// Appends the pairs of one word, from left to right. `starts_touching`: bits where an overlap of two equal runs begins; `left`, `right`: bits
-// where a run touches the run above only across its left or right corner.
-inline uint32_t append_pairs(uint64_t starts_touching, uint64_t left, uint64_t right, uint64_t edges, uint64_t edges_above, uint32_t run,
-                             uint32_t run_above, RunPair* out) {
-    uint64_t events = starts_touching | left | right;
-    const uint64_t both = left & right;
-    uint32_t count = 0;
-    if (__builtin_expect(both != 0, 0)) {
-        for (; events; events &= events - 1) {
-            const int x = lowest(events);
-            const uint32_t lower = run + popcount(edges & up_to(x)) - 1, upper = run_above + popcount(edges_above & up_to(x)) - 1;
-            if (left >> x & 1) out[count++] = {upper - 1, lower};
-            if (right >> x & 1) out[count++] = {upper + 1, lower};
-            if (starts_touching >> x & 1) out[count++] = {upper, lower};
-        }
-        return count;
-    }
-    count = popcount(events);
-    for (uint32_t k = 0; k < count; k += 2) {
-        for (int j = 0; j < 2; ++j) {
-            const int x = lowest(events);
-            const uint32_t shift = static_cast<uint32_t>(right >> x & 1) - static_cast<uint32_t>(left >> x & 1);
-            out[k + j] = {run_above + popcount(edges_above & up_to(x)) - 1 + shift, run + popcount(edges & up_to(x)) - 1};
-            events &= events - 1;
-        }
-    }
-    return count;
+    return rest >= 64 ? ~uint64_t{0} : simd::up_to(static_cast<int>(rest) - 1);
 }
 
 template <class Id, bool kVoid>
@@ -86,7 +42,7 @@ void scan(RowScan<Id>& row, const Participants<Id>& ids) {
     uint64_t carry_edge = 1, carry_touch = 0, carry_left = 0, carry_void_above = 0;
     uint32_t run = row.first_current, run_above = row.first_above, pairs = 0;
     for (int64_t w = 0; w < words; ++w) {
-        const Id* p = current_window.at(row.current, w, row.width);
+        const Id* p = current_window.at(row.current, w, row.width, row.padded);
         const uint64_t valid = valid_bits(w, row.width);
         uint64_t ends = ~simd::equal(p, p + 1);
         uint64_t vacant = 0;
@@ -99,7 +55,7 @@ void scan(RowScan<Id>& row, const Participants<Id>& ids) {
         row.edges[w] = edges;
 
         if (row.above) {
-            const Id* u = above_window.at(row.above, w, row.width);
+            const Id* u = above_window.at(row.above, w, row.width, row.padded);
             uint64_t taking_part = valid & ~vacant & ~(simd::equal_to(p, ids.background) & ids.background_mask) &
                                    ~(simd::equal_to(p, ids.ignored) & ids.ignored_mask);
             if (ids.limit_mask) taking_part &= ~simd::at_least(p, ids.limit);
@@ -121,10 +77,12 @@ void scan(RowScan<Id>& row, const Participants<Id>& ids) {
                     carry_void_above = row.void_above[w] >> 63;
                 }
             }
-            pairs += append_pairs(overlap_starts, left, right, edges, edges_above, run, run_above, row.pairs + pairs);
-            run_above += popcount(edges_above);
+            pairs +=
+                simd::append_pairs(overlap_starts, left, right, edges, edges_above, run, run_above, row.pairs + pairs);
+            run_above += simd::popcount(edges_above);
         }
-        run += append_positions(edges, row.position + static_cast<uint32_t>(64 * w), row.starts + (run - row.first_current));
+        run += simd::append_positions(edges, row.position + static_cast<uint32_t>(64 * w),
+                                      row.starts + (run - row.first_current));
     }
     row.run_count = run - row.first_current;
     row.pair_count = pairs;
@@ -136,11 +94,11 @@ void scan_row(RowScan<Id>& row, const Participants<Id>& ids) {
 }
 
 template <class Id>
-void edges_of(const Id* row, int64_t width, uint64_t* edges) {
+void edges_of(const Id* row, int64_t width, bool padded, uint64_t* edges) {
     Window<Id> window;
     uint64_t carry = 1;
     for (int64_t w = 0; w < words_of(width); ++w) {
-        const Id* p = window.at(row, w, width);
+        const Id* p = window.at(row, w, width, padded);
         const uint64_t ends = ~simd::equal(p, p + 1);
         edges[w] = (ends << 1 | carry) & valid_bits(w, width);
         carry = ends >> 63;
@@ -148,10 +106,10 @@ void edges_of(const Id* row, int64_t width, uint64_t* edges) {
 }
 
 template <class Id>
-void equals(const Id* row, int64_t width, Id id, uint64_t* bits, bool accumulate) {
+void equals(const Id* row, int64_t width, bool padded, Id id, uint64_t* bits, bool accumulate) {
     Window<Id> window;
     for (int64_t w = 0; w < words_of(width); ++w) {
-        const uint64_t found = simd::equal_to(window.at(row, w, width), id) & valid_bits(w, width);
+        const uint64_t found = simd::equal_to(window.at(row, w, width, padded), id) & valid_bits(w, width);
         bits[w] = accumulate ? bits[w] | found : found;
     }
 }
@@ -186,18 +144,33 @@ bool stage_as(const Staging& staging, const char* source, int64_t width, int32_t
 bool stage(const Staging& staging, const void* source, int64_t width, int32_t* out) {
     const char* p = static_cast<const char*>(source);
     switch (staging.dtype) {
-        case FASTIA_INT16: return stage_as<int16_t>(staging, p, width, out);
-        case FASTIA_UINT16: return stage_as<uint16_t>(staging, p, width, out);
-        case FASTIA_INT32: return stage_as<int32_t>(staging, p, width, out);
-        case FASTIA_INT64: return stage_as<int64_t>(staging, p, width, out);
-        default: return stage_as<uint8_t>(staging, p, width, out);
+        case FASTIA_INT16:
+            return stage_as<int16_t>(staging, p, width, out);
+        case FASTIA_UINT16:
+            return stage_as<uint16_t>(staging, p, width, out);
+        case FASTIA_INT32:
+            return stage_as<int32_t>(staging, p, width, out);
+        case FASTIA_INT64:
+            return stage_as<int64_t>(staging, p, width, out);
+        default:
+            return stage_as<uint8_t>(staging, p, width, out);
     }
 }
 
 }  // namespace
 
-#define FASTIA_ROW_KERNELS(name)                                                                                                          \
-    {name,          scan_row<uint8_t>, scan_row<int32_t>, edges_of<uint8_t>, edges_of<int32_t>, equals<uint8_t>, equals<int32_t>, \
-     positions,     simd::expand2,     simd::expand4,     simd::expand8,     stage}
+#define FASTIA_ROW_KERNELS(name) \
+    {name,                       \
+     scan_row<uint8_t>,          \
+     scan_row<int32_t>,          \
+     edges_of<uint8_t>,          \
+     edges_of<int32_t>,          \
+     equals<uint8_t>,            \
+     equals<int32_t>,            \
+     positions,                  \
+     simd::expand2,              \
+     simd::expand4,              \
+     simd::expand8,              \
+     stage}
 
 }  // namespace fastia

@@ -1,4 +1,5 @@
-// The vector operations of the row kernels for the instruction set this file is compiled for: 64 pixels make one 64-bit mask.
+// The vector operations of the row kernels for the instruction set this file is compiled for: 64 pixels make one 64-bit
+// mask.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -29,13 +30,17 @@ namespace simd {
 inline __m512i load(const void* p) { return _mm512_loadu_si512(p); }
 
 inline uint64_t equal(const uint8_t* a, const uint8_t* b) { return _mm512_cmpeq_epi8_mask(load(a), load(b)); }
-inline uint64_t equal_to(const uint8_t* a, uint8_t id) { return _mm512_cmpeq_epi8_mask(load(a), _mm512_set1_epi8(static_cast<char>(id))); }
-inline uint64_t at_least(const uint8_t* a, uint8_t id) { return _mm512_cmpge_epu8_mask(load(a), _mm512_set1_epi8(static_cast<char>(id))); }
+inline uint64_t equal_to(const uint8_t* a, uint8_t id) {
+    return _mm512_cmpeq_epi8_mask(load(a), _mm512_set1_epi8(static_cast<char>(id)));
+}
+inline uint64_t at_least(const uint8_t* a, uint8_t id) {
+    return _mm512_cmpge_epu8_mask(load(a), _mm512_set1_epi8(static_cast<char>(id)));
+}
 
 template <class Compare>
 inline uint64_t four(Compare compare) {
-    return static_cast<uint64_t>(compare(0)) | static_cast<uint64_t>(compare(16)) << 16 | static_cast<uint64_t>(compare(32)) << 32 |
-           static_cast<uint64_t>(compare(48)) << 48;
+    return static_cast<uint64_t>(compare(0)) | static_cast<uint64_t>(compare(16)) << 16 |
+           static_cast<uint64_t>(compare(32)) << 32 | static_cast<uint64_t>(compare(48)) << 48;
 }
 inline uint64_t equal(const int32_t* a, const int32_t* b) {
     return four([=](int x) { return _mm512_cmpeq_epi32_mask(load(a + x), load(b + x)); });
@@ -51,7 +56,8 @@ inline uint64_t at_least(const int32_t* a, int32_t id) {
 
 inline __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 inline uint64_t bytes(__m256i low, __m256i high) {
-    return static_cast<uint32_t>(_mm256_movemask_epi8(low)) | static_cast<uint64_t>(static_cast<uint32_t>(_mm256_movemask_epi8(high))) << 32;
+    return static_cast<uint32_t>(_mm256_movemask_epi8(low)) |
+           static_cast<uint64_t>(static_cast<uint32_t>(_mm256_movemask_epi8(high))) << 32;
 }
 
 inline uint64_t equal(const uint8_t* a, const uint8_t* b) {
@@ -64,13 +70,15 @@ inline uint64_t equal_to(const uint8_t* a, uint8_t id) {
 inline uint64_t at_least(const uint8_t* a, uint8_t id) {
     const __m256i bound = _mm256_set1_epi8(static_cast<char>(id));
     const __m256i low = load(a), high = load(a + 32);
-    return bytes(_mm256_cmpeq_epi8(_mm256_max_epu8(low, bound), low), _mm256_cmpeq_epi8(_mm256_max_epu8(high, bound), high));
+    return bytes(_mm256_cmpeq_epi8(_mm256_max_epu8(low, bound), low),
+                 _mm256_cmpeq_epi8(_mm256_max_epu8(high, bound), high));
 }
 
 template <class Compare>
 inline uint64_t eight(Compare compare) {
     uint64_t bits = 0;
-    for (int x = 0; x < 64; x += 8) bits |= static_cast<uint64_t>(static_cast<uint8_t>(_mm256_movemask_ps(_mm256_castsi256_ps(compare(x))))) << x;
+    for (int x = 0; x < 64; x += 8)
+        bits |= static_cast<uint64_t>(static_cast<uint8_t>(_mm256_movemask_ps(_mm256_castsi256_ps(compare(x))))) << x;
     return bits;
 }
 inline uint64_t equal(const int32_t* a, const int32_t* b) {
@@ -90,7 +98,8 @@ inline __m128i load(const void* p) { return _mm_loadu_si128(static_cast<const __
 template <class Compare>
 inline uint64_t sixteens(Compare compare) {
     uint64_t bits = 0;
-    for (int x = 0; x < 64; x += 16) bits |= static_cast<uint64_t>(static_cast<uint32_t>(_mm_movemask_epi8(compare(x)))) << x;
+    for (int x = 0; x < 64; x += 16)
+        bits |= static_cast<uint64_t>(static_cast<uint32_t>(_mm_movemask_epi8(compare(x)))) << x;
     return bits;
 }
 inline uint64_t equal(const uint8_t* a, const uint8_t* b) {
@@ -100,13 +109,16 @@ inline uint64_t equal_to(const uint8_t* a, uint8_t id) {
     return sixteens([=](int x) { return _mm_cmpeq_epi8(load(a + x), _mm_set1_epi8(static_cast<char>(id))); });
 }
 inline uint64_t at_least(const uint8_t* a, uint8_t id) {
-    return sixteens([=](int x) { return _mm_cmpeq_epi8(_mm_max_epu8(load(a + x), _mm_set1_epi8(static_cast<char>(id))), load(a + x)); });
+    return sixteens([=](int x) {
+        return _mm_cmpeq_epi8(_mm_max_epu8(load(a + x), _mm_set1_epi8(static_cast<char>(id))), load(a + x));
+    });
 }
 
 template <class Compare>
 inline uint64_t fours(Compare compare) {
     uint64_t bits = 0;
-    for (int x = 0; x < 64; x += 4) bits |= static_cast<uint64_t>(static_cast<uint32_t>(_mm_movemask_ps(_mm_castsi128_ps(compare(x))))) << x;
+    for (int x = 0; x < 64; x += 4)
+        bits |= static_cast<uint64_t>(static_cast<uint32_t>(_mm_movemask_ps(_mm_castsi128_ps(compare(x))))) << x;
     return bits;
 }
 inline uint64_t equal(const int32_t* a, const int32_t* b) {
@@ -124,7 +136,8 @@ inline uint64_t at_least(const int32_t* a, int32_t id) {
 // One bit per byte of four vectors of zeros and ones: weighted by position, then added pairwise.
 inline uint64_t bytes(uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t d) {
     const uint8x16_t weight = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
-    const uint8x16_t low = vpaddq_u8(vandq_u8(a, weight), vandq_u8(b, weight)), high = vpaddq_u8(vandq_u8(c, weight), vandq_u8(d, weight));
+    const uint8x16_t low = vpaddq_u8(vandq_u8(a, weight), vandq_u8(b, weight)),
+                     high = vpaddq_u8(vandq_u8(c, weight), vandq_u8(d, weight));
     const uint8x16_t pairs = vpaddq_u8(low, high);
     return vgetq_lane_u64(vreinterpretq_u64_u8(vpaddq_u8(pairs, pairs)), 0);
 }
@@ -184,6 +197,107 @@ inline uint64_t at_least(const Id* a, Id id) {
 
 #endif
 
+inline int popcount(uint64_t bits) { return __builtin_popcountll(bits); }
+// Defined for 0 too, where the answer is not used.
+inline int lowest(uint64_t bits) { return __builtin_ctzll(bits | (uint64_t{1} << 63)); }
+inline uint64_t up_to(int bit) { return ~uint64_t{0} >> (63 - bit); }
+
+#if defined(FASTIA_SIMD_AVX512)
+
+// Sixteen positions at a time without looking: the number of bits in a word is hard to predict.
+inline uint32_t append_positions(uint64_t bits, uint32_t base, uint32_t* out) {
+    alignas(64) static constexpr uint8_t kLanes[64] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+                                                       16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
+                                                       32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47,
+                                                       48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
+    const uint32_t count = popcount(bits);
+    const __m512i found = _mm512_maskz_compress_epi8(bits, _mm512_load_si512(kLanes));
+    const __m512i first = _mm512_set1_epi32(static_cast<int>(base));
+    const auto store = [&](int from, __m128i bytes) {
+        _mm512_storeu_si512(out + from, _mm512_add_epi32(first, _mm512_cvtepu8_epi32(bytes)));
+    };
+    store(0, _mm512_castsi512_si128(found));
+    if (__builtin_expect(count > 16, 0)) {
+        store(16, _mm512_extracti32x4_epi32(found, 1));
+        store(32, _mm512_extracti32x4_epi32(found, 2));
+        store(48, _mm512_extracti32x4_epi32(found, 3));
+    }
+    return count;
+}
+
+#else
+
+// Four at a time without looking: a run per dozen pixels makes the number of bits in a word hard to predict.
+inline uint32_t append_positions(uint64_t bits, uint32_t base, uint32_t* out) {
+    const uint32_t count = popcount(bits);
+    for (uint32_t k = 0; k < count; k += 4) {
+        for (int j = 0; j < 4; ++j) {
+            out[k + j] = base + lowest(bits);
+            bits &= bits - 1;
+        }
+    }
+    return count;
+}
+
+#endif
+
+// Appends the pairs of one word, from left to right. `starts_touching`: bits where an overlap of two equal runs begins;
+// `left`, `right`: bits where a run touches the run above only across its left or right corner.
+inline uint32_t append_pairs(uint64_t starts_touching, uint64_t left, uint64_t right, uint64_t edges,
+                             uint64_t edges_above, uint32_t run, uint32_t run_above, RunPair* out) {
+    uint64_t events = starts_touching | left | right;
+    const uint64_t both = left & right;
+    uint32_t count = 0;
+    if (__builtin_expect(both != 0, 0)) {
+        for (; events; events &= events - 1) {
+            const int x = lowest(events);
+            const uint32_t lower = run + popcount(edges & up_to(x)) - 1,
+                           upper = run_above + popcount(edges_above & up_to(x)) - 1;
+            if (left >> x & 1) out[count++] = {upper - 1, lower};
+            if (right >> x & 1) out[count++] = {upper + 1, lower};
+            if (starts_touching >> x & 1) out[count++] = {upper, lower};
+        }
+        return count;
+    }
+#if defined(FASTIA_SIMD_AVX512)
+    // A pair is 64 bits, the upper run below the lower one; eight at a time.
+    count = popcount(events);
+    const __m512i one = _mm512_set1_epi64(1), low_half = _mm512_set1_epi64(0xFFFFFFFF), all = _mm512_set1_epi64(-1);
+    alignas(64) uint32_t bit[64];
+    append_positions(events, 0, bit);
+    uint32_t k = 0;
+    do {
+        const __m512i x = _mm512_cvtepu32_epi64(_mm256_load_si256(reinterpret_cast<const __m256i*>(bit + k)));
+        const __m512i up_to_x = _mm512_srlv_epi64(all, _mm512_sub_epi64(_mm512_set1_epi64(63), x));
+        const __m512i lower =
+            _mm512_popcnt_epi64(_mm512_and_si512(_mm512_set1_epi64(static_cast<int64_t>(edges)), up_to_x));
+        __m512i upper =
+            _mm512_popcnt_epi64(_mm512_and_si512(_mm512_set1_epi64(static_cast<int64_t>(edges_above)), up_to_x));
+        upper = _mm512_add_epi64(
+            upper, _mm512_and_si512(_mm512_srlv_epi64(_mm512_set1_epi64(static_cast<int64_t>(right)), x), one));
+        upper = _mm512_sub_epi64(
+            upper, _mm512_and_si512(_mm512_srlv_epi64(_mm512_set1_epi64(static_cast<int64_t>(left)), x), one));
+        upper = _mm512_and_si512(_mm512_add_epi64(upper, _mm512_set1_epi64(run_above) - one), low_half);
+        _mm512_storeu_si512(
+            out + k,
+            _mm512_or_si512(upper, _mm512_slli_epi64(_mm512_add_epi64(lower, _mm512_set1_epi64(run) - one), 32)));
+        k += 8;
+    } while (__builtin_expect(k < count, 0));
+#else
+    count = popcount(events);
+    for (uint32_t k = 0; k < count; k += 2) {
+        for (int j = 0; j < 2; ++j) {
+            const int x = lowest(events);
+            const uint32_t shift = static_cast<uint32_t>(right >> x & 1) - static_cast<uint32_t>(left >> x & 1);
+            out[k + j] = {run_above + popcount(edges_above & up_to(x)) - 1 + shift,
+                          run + popcount(edges & up_to(x)) - 1};
+            events &= events - 1;
+        }
+    }
+#endif
+    return count;
+}
+
 // No standard templates here: the linker could keep this file's instantiation of one for callers on lesser processors.
 template <class Value>
 void expand_runs(const uint64_t* edges, int64_t width, const Value* values, Value* out) {
@@ -201,17 +315,22 @@ void expand_runs(const uint64_t* edges, int64_t width, const Value* values, Valu
     fill_to(width);
 }
 
-inline void expand2(const uint64_t* edges, int64_t width, const uint16_t* values, uint16_t* out) { expand_runs(edges, width, values, out); }
+inline void expand2(const uint64_t* edges, int64_t width, const uint16_t* values, uint16_t* out) {
+    expand_runs(edges, width, values, out);
+}
 
 #if defined(FASTIA_SIMD_AVX512)
 
-// Per vector of pixels: index of the run of each = prefix popcount of the edges, values by one permutation. No branch on the data.
+// Per vector of pixels: index of the run of each = prefix popcount of the edges, values by one permutation. No branch
+// on the data.
 inline void expand4(const uint64_t* edges, int64_t width, const uint32_t* values, uint32_t* out) {
-    const __m512i up_to_lane = _mm512_set_epi32(0xFFFE, 0x7FFE, 0x3FFE, 0x1FFE, 0xFFE, 0x7FE, 0x3FE, 0x1FE, 0xFE, 0x7E, 0x3E, 0x1E, 0xE, 6, 2, 0);
+    const __m512i up_to_lane = _mm512_set_epi32(0xFFFE, 0x7FFE, 0x3FFE, 0x1FFE, 0xFFE, 0x7FE, 0x3FE, 0x1FE, 0xFE, 0x7E,
+                                                0x3E, 0x1E, 0xE, 6, 2, 0);
     const uint32_t* run = values - 1;  // of the pixel before the vector
     for (int64_t x = 0; x < width; x += 16) {
         const uint32_t bits = static_cast<uint32_t>(edges[x / 64] >> (x % 64)) & 0xFFFF;
-        const __m512i index = _mm512_popcnt_epi32(_mm512_and_si512(_mm512_set1_epi32(static_cast<int>(bits)), up_to_lane));
+        const __m512i index =
+            _mm512_popcnt_epi32(_mm512_and_si512(_mm512_set1_epi32(static_cast<int>(bits)), up_to_lane));
         const __m512i filled = _mm512_maskz_permutexvar_epi32(0xFFFF, index, _mm512_loadu_si512(run + (bits & 1)));
         const int64_t rest = width - x;
         _mm512_mask_storeu_epi32(out + x, rest >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << rest) - 1), filled);
@@ -265,12 +384,18 @@ inline void expand4(const uint64_t* edges, int64_t width, const uint32_t* values
         run += __builtin_popcount(bits);
     }
 }
-inline void expand8(const uint64_t* edges, int64_t width, const uint64_t* values, uint64_t* out) { expand_runs(edges, width, values, out); }
+inline void expand8(const uint64_t* edges, int64_t width, const uint64_t* values, uint64_t* out) {
+    expand_runs(edges, width, values, out);
+}
 
 #else
 
-inline void expand4(const uint64_t* edges, int64_t width, const uint32_t* values, uint32_t* out) { expand_runs(edges, width, values, out); }
-inline void expand8(const uint64_t* edges, int64_t width, const uint64_t* values, uint64_t* out) { expand_runs(edges, width, values, out); }
+inline void expand4(const uint64_t* edges, int64_t width, const uint32_t* values, uint32_t* out) {
+    expand_runs(edges, width, values, out);
+}
+inline void expand8(const uint64_t* edges, int64_t width, const uint64_t* values, uint64_t* out) {
+    expand_runs(edges, width, values, out);
+}
 
 #endif
 

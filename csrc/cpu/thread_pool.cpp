@@ -45,7 +45,7 @@ struct Loop {
 };
 
 class Pool {
-public:
+  public:
     // False when another loop is using the pool.
     bool run(Loop& loop, int helpers) {
         std::unique_lock<std::mutex> user(users_, std::try_to_lock);
@@ -72,7 +72,7 @@ public:
         return true;
     }
 
-private:
+  private:
     void serve() {
         std::unique_lock<std::mutex> lock(mutex_);
         for (;;) {
@@ -93,7 +93,8 @@ private:
     int threads_ = 0, wanted_ = 0, active_ = 0;
 };
 
-// Never destroyed: its threads may outlive every static object. After a fork the child's copy, whose threads are gone, is left behind.
+// Never destroyed: its threads may outlive every static object. After a fork the child's copy, whose threads are gone,
+// is left behind.
 std::atomic<Pool*> current_pool{nullptr};
 
 Pool& pool() {

@@ -26,7 +26,7 @@ Ids = NDArray[Any]  # [H, W] uint8 or uint16
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _PALETTE = 0, 3
 _COLOUR_NAMES = {2: "RGB", 4: "grey with alpha", 6: "RGBA"}
-_GREY_STEPS = {2: 85, 4: 17}  # Pillow stretches grey values of 2 and 4 bits to 0..255
+_GREY_STEPS = {1: 255, 2: 85, 4: 17}  # Pillow stretches grey values of less than 8 bits to 0..255
 _LARGEST_DEFLATE_RATIO = 1032
 
 
@@ -89,25 +89,25 @@ def write_ids(path: str | os.PathLike[str], ids: Ids, palette: NDArray[np.uint8]
 
 def _decode(data: bytes) -> Ids:
     chunks = _chunks(data)
-    header = chunks.get(b"IHDR", b"")
+    header = b"".join(chunks.get(b"IHDR", []))
     if len(header) != 13 or b"IDAT" not in chunks:
         raise ValueError("damaged PNG: no header or no image data")
     width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", header)
     if colour not in (_GREY, _PALETTE):
         raise ValueError(f"{_COLOUR_NAMES.get(colour, 'unknown')} image; ids need a palette or grey PNG")
     if depth == 8 and not interlace:
-        rows = _inflate(chunks[b"IDAT"], height, width + 1)
+        rows = _inflate(b"".join(chunks[b"IDAT"]), height, width + 1)
         if not rows[:, 0].any():
             return rows[:, 1:]
     ids = _decode_with_pillow(data)
-    return ids // np.uint8(_GREY_STEPS[depth]) if colour == _GREY and depth in _GREY_STEPS else ids
+    return ids.view(np.uint8) // np.uint8(_GREY_STEPS[depth]) if colour == _GREY and depth < 8 else ids
 
 
-def _chunks(data: bytes) -> dict[bytes, bytes]:
-    """Bytes by kind of chunk; those of one kind are joined."""
+def _chunks(data: bytes) -> dict[bytes, list[bytes]]:
+    """The bytes of the chunks of each kind."""
     if data[:8] != _SIGNATURE:
         raise ValueError("empty file" if not data else "not a PNG file")
-    chunks: dict[bytes, bytes] = {}
+    chunks: dict[bytes, list[bytes]] = {}
     begin, kind = 8, b""
     while kind != b"IEND":
         length = int.from_bytes(data[begin : begin + 4], "big")
@@ -117,7 +117,7 @@ def _chunks(data: bytes) -> dict[bytes, bytes]:
         kind = data[begin + 4 : begin + 8]
         if zlib.crc32(data[begin + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
             raise ValueError(f"damaged PNG: wrong checksum of chunk {kind.decode('latin-1')!r}")
-        chunks[kind] = chunks[kind] + data[begin + 8 : end] if kind in chunks else data[begin + 8 : end]
+        chunks.setdefault(kind, []).append(data[begin + 8 : end])
         begin = end + 4
     return chunks
 
@@ -140,7 +140,6 @@ def _decode_with_pillow(data: bytes) -> Ids:
     from PIL import Image
 
     try:
-        ids = np.asarray(Image.open(BytesIO(data), formats=["PNG"]))
+        return np.asarray(Image.open(BytesIO(data), formats=["PNG"]))
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, zlib.error, its own and more
         raise ValueError(f"damaged PNG: {error}") from None
-    return ids.view(np.uint8) if ids.dtype == bool else ids

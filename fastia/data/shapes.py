@@ -20,7 +20,7 @@ from fastia.data.voc import VOID
 CLASSES = ("background", "disc", "square", "triangle", "star", "cross", "ring")
 _AREAS = {"small": (100.0, 900.0), "medium": (1400.0, 8000.0), "large": (13000.0, 26000.0)}
 _OBJECTS = {"small": (2, 6), "medium": (1, 4), "large": (0, 2)}  # per image, both ends included
-_CELL = 8  # pseudo masks are drawn on a grid of this many pixels, as class activation maps are
+_CELL = 4  # pseudo masks are drawn on a grid of this many pixels, as class activation maps are
 
 
 @dataclass(frozen=True)

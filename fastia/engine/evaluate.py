@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia import checks
+from fastia import checks, scores
 from fastia.data import voc
 from fastia.engine.scoring import ImageScorer, Outcome
 from fastia.functional import InstanceIoU, Protocol
@@ -176,11 +175,11 @@ def evaluate_directory(
         raise EvaluationError(problems)
 
     merged = _merge(records, background if protocol == "exact" else None)
-    scores, per_class = _scores(merged, confusion, class_names, background, protocol)
+    totals, per_class = _scores(merged, confusion, class_names, background, protocol)
     notes = _notes(merged, layout.has_instances, missing, ignore_index, instance_ignore_index)
     seconds = time.perf_counter() - started
     result = Evaluation(
-        scores=scores,
+        scores=totals,
         per_class=per_class,
         images=scored,
         records=merged,
@@ -280,31 +279,22 @@ def _merge(records: Sequence[InstanceIoU], dropped_class: int | None) -> Instanc
 def _scores(
     records: InstanceIoU, confusion: NDArray[np.int64], classes: list[str], background: int | None, protocol: Protocol
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    from fastia import metrics
-
-    batch = InstanceIoU(*(field[None] for field in records))
-    tally = metrics.tally(batch, num_classes=len(classes), background=background, protocol=protocol)
-    computed = {name: np.asarray(value) for name, value in metrics.scores(tally, confusion).items()}
-    counts, unmatched, sums = np.asarray(tally)  # [C, 4] each; sizes 0 background, 1.. small, medium, large
+    """The scores over all classes, and a row of scores and counts for each class."""
+    batch = InstanceIoU._make(field[None] for field in records)
+    tally = scores.tally(batch, num_classes=len(classes), background=background, protocol=protocol)
+    computed = {name: np.asarray(value) for name, value in scores.scores(tally, confusion).items()}
     columns = {"iou": computed["iou_per_class"]}
-    for size, bins in {
-        "": slice(None),
-        **{f"_{s}": slice(i, i + 1) for i, s in enumerate(metrics.SIZE_NAMES, 1)},
-    }.items():
-        instances = counts[:, bins].sum(1)
-        false_positives = unmatched[:, bins].sum(1)
-        iou_sum = sums[:, bins].sum(1) / 2.0**36
-        columns[f"ia_iou{size}"] = _ratio(iou_sum, instances)
-        columns[f"ia_iou_penalized{size}"] = _ratio(iou_sum, instances + false_positives)
+    bins = {"": slice(None), **{f"_{size}": slice(i, i + 1) for i, size in enumerate(scores.SIZE_NAMES, 1)}}
+    for size, chosen in bins.items():
+        instances, unmatched, iou_sum = tally[:, :, chosen].sum(2)
+        with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+            columns[f"ia_iou{size}"] = iou_sum / 2.0**scores.IOU_BITS / instances
+            columns[f"ia_iou_penalized{size}"] = iou_sum / 2.0**scores.IOU_BITS / (instances + unmatched)
         columns[f"instances{size}"] = instances
-        columns[f"unmatched{size}"] = false_positives
+        columns[f"unmatched{size}"] = unmatched
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     per_class = {name: dict(zip(columns, row, strict=True)) for name, row in zip(classes, rows, strict=True)}
     return {name: float(value) for name, value in computed.items() if value.ndim == 0}, per_class
-
-
-def _ratio(sums: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.divide(sums, counts, out=np.full(len(sums), math.nan), where=counts > 0)
 
 
 def _notes(
@@ -319,7 +309,9 @@ def _notes(
         notes.append("No folder SegmentationObject: the connected components of the ground truth are the instances.")
     if missing:
         more = ", ..." if len(missing) > 5 else ""
-        notes.append(f"{len(missing)} images without a prediction were skipped: {', '.join(missing[:5])}{more}")
+        total = len(missing) + len(records.count)
+        skipped = f"{len(missing)} of {total} images skipped, for there is no prediction of them"
+        notes.append(f"{skipped}: {', '.join(missing[:5])}{more}")
     void = ignore_index if instance_ignore_index == "ignore_index" else instance_ignore_index
     if has_instances and void is not None and records.instance_id.max(initial=0) > void >= 1:
         notes.append(f"There are instance ids above {void}, and {void} itself counts as void (instance_ignore_index).")

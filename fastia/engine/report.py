@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastia.engine.evaluate import Evaluation, PathLike
-from fastia.metrics import SIZE_BOUNDS, SIZE_NAMES
+from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -179,8 +179,8 @@ def progress_bar(total: int) -> Iterator[Callable[[int], None]]:
 
     class Speed(ProgressColumn):
         def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text(f"{speed:,.0f} images/s" if speed else "", style="progress.data.speed")
+            speed = task.completed / task.elapsed if task.completed and task.elapsed else 0
+            return Text(f"{speed:,.0f} images/s", style="progress.data.speed")
 
     columns = (BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), refresh_per_second=5) as bar:

@@ -53,7 +53,9 @@ class ImageScorer:
             return Outcome(problems=problems + self._foreign_ids(target_path, target))
         try:
             return Outcome(
-                instance_overlaps(prediction, target, instances, num_classes=self.num_classes, **self.options)
+                instance_overlaps(
+                    prediction, target, instances, num_classes=self.num_classes, threads=1, **self.options
+                )
             )
         except ValueError as error:
             return Outcome(problems=self._foreign_ids(target_path, target) or [f"{target_path}: {error}"])
