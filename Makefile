@@ -23,7 +23,7 @@ demo: $(LIBRARY)  ## a small data set, weights and an IA-mIoU report, in demo/ (
 	$(BIN)/python -m fastia.engine.demo demo
 
 test: lint  ## lint, tests and doctests
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 lint: $(LIBRARY)  ## ruff, mypy and clang-format, changing nothing
 	$(BIN)/ruff check .

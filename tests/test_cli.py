@@ -35,7 +35,7 @@ def test_evaluate_prints_a_table_and_writes_what_it_is_asked_for(root, tmp_path)
     assert done.exit_code == 0, done.stderr
     lines = done.stdout.splitlines()
     assert max(map(len, lines[:-3])) <= 80
-    assert any(line.split()[:1] == ["mean"] for line in lines)
+    assert any(line.split()[:1] == ["overall"] for line in lines)
     assert [line for line in lines if line.startswith("Wrote")] == [
         f"Wrote {path}" for path in (scores, instances, plot)
     ]

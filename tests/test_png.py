@@ -1,8 +1,10 @@
 """Ids in PNG files: read as they are stored, and no damaged file taken for a good one."""
 
+import importlib.util
 import io
 import re
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -19,6 +21,19 @@ def test_png_ids_of_1_to_8_bits_are_read_as_stored(tmp_path, bits, mode) -> None
     path = tmp_path / "ids.png"
     path.write_bytes(encode(ids, bits, 3 if mode == "P" else 0))
     np.testing.assert_array_equal(png.read_ids(path), ids)
+
+
+def test_without_zlib_ng_the_standard_zlib_serves(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "zlib_ng", None)
+    spec = importlib.util.spec_from_file_location("png_without_zlib_ng", png.__file__)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.zlib is zlib
+    (tmp_path / "ids.png").write_bytes(GOOD)
+    np.testing.assert_array_equal(module.read_ids(tmp_path / "ids.png"), IDS)
+    (tmp_path / "ids.png").write_bytes(encode(IDS, 8, 3, compressed=b"no deflate stream"))
+    with pytest.raises(ValueError, match="damaged PNG"):
+        module.read_ids(tmp_path / "ids.png")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -41,12 +56,20 @@ def test_interlaced_png_ids_are_read_as_stored(tmp_path) -> None:
     assert png.read_ids(path).tolist() == [[7]]
 
 
-def encode(ids: np.ndarray, bits: int, colour: int, rows: bytes | None = None) -> bytes:
-    """A PNG of unfiltered rows."""
-    packed = np.packbits(np.unpackbits(ids[..., None], axis=2)[..., 8 - bits :].reshape(len(ids), -1), axis=1)
-    rows = b"".join(b"\0" + row.tobytes() for row in packed) if rows is None else rows
+def encode(
+    ids: np.ndarray, bits: int, colour: int, rows: bytes | None = None, compressed: bytes | None = None
+) -> bytes:
+    """A PNG of unfiltered rows, or of given ones."""
+    if rows is None:
+        packed = np.packbits(np.unpackbits(ids[..., None], axis=2)[..., 8 - bits :].reshape(len(ids), -1), axis=1)
+        rows = b"".join(b"\0" + row.tobytes() for row in packed)
     header = struct.pack(">IIBBBBB", ids.shape[1], ids.shape[0], bits, colour, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"PLTE", bytes(3 * 2**bits)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    chunks = [
+        (b"IHDR", header),
+        (b"PLTE", bytes(3 * 2**bits)),
+        (b"IDAT", compressed or zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         for kind, body in chunks
@@ -72,9 +95,11 @@ def colours(mode: str) -> bytes:
         (GOOD[:40], "truncated PNG"),
         (GOOD[:-1], "truncated PNG"),
         (encode(IDS, 8, 3, rows=bytes(60)), "truncated PNG"),
+        (encode(np.broadcast_to(IDS[0, 0], (40000, 40000)), 8, 3, rows=bytes(60)), "truncated PNG"),
         (GOOD[:-30] + bytes([GOOD[-30] ^ 1]) + GOOD[-29:], "damaged PNG: wrong checksum of chunk 'IDAT'"),
         (GOOD[:8] + GOOD[-12:], "damaged PNG: no header or no image data"),
         (encode(IDS, 8, 3, rows=bytes([9, *range(10)] * 10)), "damaged PNG"),
+        (encode(IDS, 8, 3, compressed=b"no deflate stream"), "damaged PNG"),
         (encode(IDS, 8, 5), "unknown image"),
         (colours("RGB"), "RGB image; ids need a palette or grey PNG"),
         (colours("RGBA"), "RGBA image"),

@@ -17,11 +17,10 @@ def random_ids(*shape: int, largest: int = 3, dtype: torch.dtype = torch.uint8, 
     )
 
 
-traces_uint16 = pytest.mark.skipif(torch.__version__ < "2.5", reason="torch below 2.5 traces no uint16")
+traces_uint16 = pytest.mark.skipif(torch.__version__ < "2.5", reason="torch 2.4 traces no uint16 of dynamic size")
 MASK_DTYPES = [torch.uint8, pytest.param(torch.uint16, marks=traces_uint16)]
 
 
-@pytest.mark.parametrize("step", [1, 2])
 @pytest.mark.parametrize("dtype", MASK_DTYPES)
 @pytest.mark.parametrize(
     ("operation", "options"),
@@ -33,9 +32,9 @@ MASK_DTYPES = [torch.uint8, pytest.param(torch.uint16, marks=traces_uint16)]
     ],
 )
 def test_opcheck_of_operations_on_masks(
-    operation: torch._ops.OpOverload, options: tuple[object, ...], dtype: torch.dtype, step: int
+    operation: torch._ops.OpOverload, options: tuple[object, ...], dtype: torch.dtype
 ) -> None:
-    torch.library.opcheck(operation, (random_ids(2, 14, 9, dtype=dtype)[:, ::step], *options))
+    torch.library.opcheck(operation, (random_ids(2, 14, 9, dtype=dtype)[:, ::2], *options))
 
 
 @pytest.mark.parametrize("options", [("exact", 0, 255, 255, None, None, None), ("wacv2024", None, -1, None, 4, 2, 2)])
@@ -70,7 +69,7 @@ def sizes_of_the_data(preds: torch.Tensor, target: torch.Tensor, instances: torc
 
 
 @pytest.mark.parametrize("function", [given_sizes, sizes_of_the_data])
-@pytest.mark.parametrize("dynamic", [False, None, True])
+@pytest.mark.parametrize("dynamic", [None, True])
 @pytest.mark.parametrize("dtype", MASK_DTYPES)
 def test_compiled_operations_equal_eager_ones(
     compile_afresh, function, dynamic: bool | None, dtype: torch.dtype

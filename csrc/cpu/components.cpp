@@ -126,40 +126,40 @@ template <class Format>
 void weigh(const fastia_maps& masks, const fastia_options& options, int32_t normalizer, double tau,
            typename Format::Bits* weights) {
     const int64_t pixels = masks.shape[1] * masks.shape[2];
-    for_each_labelling(
-        masks, formation_of(options), options.ignore_index, options.threads,
-        [&](int64_t image, const Map& map, Labelling& labelling, int threads) {
-            Buffer<int64_t> area, total;
-            Buffer<int32_t> id;
-            Buffer<typename Format::Bits> value;
-            labelling.areas(&area);
-            id.reserve(labelling.components);
-            value.reserve(labelling.components);
-            total.reserve(map.maximum + 1);
-            labelling.for_each_component([&](uint32_t component, size_t s, uint32_t first) {
-                const Strip& strip = labelling.strips[s];
-                id[component] =
-                    normalizer == FASTIA_PER_CLASS ? map.code(strip.row_of(first), strip.column_of(first)) : 0;
+    for_each_labelling(masks, formation_of(options), options.ignore_index, options.threads,
+                       [&](int64_t image, const Map& map, Labelling& labelling, int threads) {
+                           const uint32_t count = labelling.components;
+            Buffer<int64_t> sums, totals;
+            Buffer<int32_t> ids;
+            Buffer<typename Format::Bits> values;
+            const int64_t* area = labelling.areas(&sums);
+            int64_t* total = totals.reserve(map.maximum + 1);
+            int32_t* id = ids.reserve(count);
+            auto* value = values.reserve(count);
+            labelling.for_each_component([=, &map](uint32_t component, const FirstRun& first) {
+                id[component] = normalizer == FASTIA_PER_CLASS ? map.code(first.y, first.x) : 0;
                 total[id[component]] = 0;
             });
-            for (uint32_t c = kFirstComponent; c < labelling.components; ++c) total[id[c]] += area[c];
+            for (uint32_t c = kFirstComponent; c < count; ++c) total[id[c]] += area[c];
             value[kNoComponent] = round_to<Format>(0.0);
             value[kBackground] = round_to<Format>(1.0);
-            for (uint32_t c = kFirstComponent; c < labelling.components; ++c) {
-                value[c] =
-                    round_to<Format>(std::min(tau, static_cast<double>(total[id[c]]) / static_cast<double>(area[c])));
+            // Far above tau no division is needed to know that the weight is tau.
+            const double far_above = tau + 1;
+            const auto capped = round_to<Format>(tau);
+            for (uint32_t c = kFirstComponent; c < count; ++c) {
+                const double of_class = static_cast<double>(total[id[c]]), own = static_cast<double>(area[c]);
+                value[c] = of_class > far_above * own ? capped : round_to<Format>(std::min(tau, of_class / own));
             }
-            fill(labelling, value.data(), weights + image * pixels, threads);
-        });
+            fill(labelling, value, weights + image * pixels, threads);
+                       });
 }
 
 std::vector<fastia_component_table::Component> describe(const Labelling& labelling, const Map& map) {
-    Buffer<int64_t> area;
-    labelling.areas(&area);
+    Buffer<int64_t> sums;
+    const int64_t* area = labelling.areas(&sums);
     std::vector<fastia_component_table::Component> out(labelling.components - kFirstComponent);
-    labelling.for_each_component([&](uint32_t component, size_t s, uint32_t first) {
-        const Strip& strip = labelling.strips[s];
-        const int32_t y = static_cast<int32_t>(strip.row_of(first)), x = static_cast<int32_t>(strip.column_of(first));
+    labelling.for_each_component([&](uint32_t component, const FirstRun& first) {
+        const int32_t y = static_cast<int32_t>(first.y), x = static_cast<int32_t>(first.x);
         out[component - kFirstComponent] = {map.code(y, x), area[component], {y, x, y + 1, x + 1}};
     });
     for (size_t s = 0; s < labelling.strips.size(); ++s) {
@@ -191,7 +191,9 @@ int32_t fastia_label(const fastia_maps* masks, const fastia_options* options, in
     return guarded(error, [&] {
         const int64_t pixels = masks->shape[1] * masks->shape[2];
         prefer_huge_pages(labels, masks->shape[0] * pixels * sizeof(int32_t));
-        for_each_labelling(*masks, formation_of(*options), options->ignore_index, options->threads,
+        Formation formation = formation_of(*options);
+        formation.areas = false;
+        for_each_labelling(*masks, formation, options->ignore_index, options->threads,
                            [&](int64_t image, const Map&, Labelling& labelling, int threads) {
                                fill_labels(labelling, labels + image * pixels, threads);
                            });

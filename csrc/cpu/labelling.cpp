@@ -121,13 +121,14 @@ void unite_runs(uint32_t* parent, const RunPair* pairs, uint32_t count) {
 }
 
 // Components of the runs from their parents, without a branch: in noise a root is as likely as not.
+template <bool kAreas>
 void number_components(Strip& strip) {
     uint32_t* component = strip.component.data();
     uint32_t* first = strip.first.reserve(strip.runs + 1);
-    int64_t* area = strip.area.reserve(strip.runs + 1);
+    int64_t* area = strip.area.reserve(kAreas ? strip.runs + 1 : 0);
     const uint32_t* start = strip.start.data();
     first[kNoComponent] = first[kBackground] = 0;
-    area[kNoComponent] = area[kBackground] = area[kFirstComponent] = 0;
+    if (kAreas) area[kNoComponent] = area[kBackground] = area[kFirstComponent] = 0;
     uint32_t next = kFirstComponent;
     for (uint32_t run = kFirstComponent; run < strip.runs; ++run) {
         const uint32_t parent = component[run];
@@ -136,8 +137,10 @@ void number_components(Strip& strip) {
         component[run] = number;
         first[next] = run;
         next += parent == run;
-        area[number] += start[run + 1] - start[run];
-        area[next] = 0;  // not in use yet
+        if (kAreas) {
+            area[number] += start[run + 1] - start[run];
+            area[next] = 0;  // not in use yet
+        }
     }
     strip.components = next;
 }
@@ -164,7 +167,7 @@ class StripScan {
         strip_.start.reserve(kFirstComponent + width + kListPadding);
         strip_.start[0] = strip_.start[1] = 0;
         uint32_t runs = kFirstComponent;
-        uint32_t* component = strip_.component.reserve(kFirstComponent + width);
+        uint32_t* component = strip_.component.reserve(kFirstComponent + width + kListPadding);
         component[kNoComponent] = kNoComponent;
         component[kBackground] = kBackground;
         const Id* above = nullptr;
@@ -187,36 +190,22 @@ class StripScan {
             row.edges = strip_.edges.data() + r * words;
             row.starts = strip_.start.reserve(runs + width + kListPadding) + runs;
             row.pairs = pairs_.data();
+            row.parents = strip_.component.reserve(runs + width + kListPadding) + runs;
             scan_row(kernels_, row, ids_);
             strip_.first_run[r] = runs;
-            component = strip_.component.reserve(runs + width);
-            begin_runs(row, component + runs);
             runs += row.run_count;
-            unite_runs(component, row.pairs, row.pair_count);
+            unite_runs(strip_.component.data(), row.pairs, row.pair_count);
             if (formation_.contours) trace(row, runs);
             above = row.current;
         }
         strip_.first_run[strip_.rows()] = runs;
         strip_.start[runs] = static_cast<uint32_t>(strip_.rows() * width);
         strip_.runs = runs;
-        number_components(strip_);
+        formation_.areas ? number_components<true>(strip_) : number_components<false>(strip_);
         if (formation_.contours) number_contours();
     }
 
   private:
-    void begin_runs(const RowScan<Id>& row, uint32_t* parent) const {
-        for (uint32_t k = 0; k < row.run_count; ++k) {
-            const uint32_t x = row.starts[k] - row.position;
-            const Id id = row.current[x];
-            uint32_t own = row.first_current + k;
-            own = (id == ids_.background && ids_.background_mask) ? kBackground : own;
-            own =
-                (id == ids_.ignored && ids_.ignored_mask) || (id >= ids_.limit && ids_.limit_mask) ? kNoComponent : own;
-            if (row.void_current && (row.void_current[x / 64] >> (x % 64) & 1)) own = kNoComponent;
-            parent[k] = own;
-        }
-    }
-
     void trace(const RowScan<Id>& row, uint32_t runs) {
         uint32_t* contour = strip_.contour.reserve(2 * runs);
         const uint32_t first_new = row.above ? row.first_current : 0;
@@ -269,6 +258,7 @@ class BorderScan {
         row.first_current = lower.first_run[0];
         row.edges = edges_.reserve(words_of(map_.width));
         row.starts = starts_.reserve(map_.width + kListPadding);
+        row.parents = parents_.reserve(map_.width + kListPadding);
         row.pairs = pairs_.reserve(2 * map_.width + kListPadding);
         scan_row(kernels_, row, ids_);
         row.current = row.above = nullptr;  // of the reader, which ends here
@@ -282,7 +272,7 @@ class BorderScan {
     const Participants<Id> ids_;
     Buffer<RunPair> pairs_;
     Buffer<uint64_t> edges_;
-    Buffer<uint32_t> starts_;
+    Buffer<uint32_t> starts_, parents_;
 };
 
 template <class Id>
@@ -351,11 +341,13 @@ void Labelling::merge(const Map& map, const Formation& formation, const RowKerne
     if (formation.contours) contours = number_sets(merged_contours_.data(), contour_offset_.back());
 }
 
-void Labelling::areas(Buffer<int64_t>* out) const {
-    out->fill(components, 0);
+const int64_t* Labelling::areas(Buffer<int64_t>* sums) const {
+    if (strips.size() == 1) return strips[0].area.data();
+    sums->fill(components, 0);
     for (size_t s = 0; s < strips.size(); ++s) {
-        for (uint32_t c = 0; c < strips[s].components; ++c) (*out)[of_image(s, c)] += strips[s].area[c];
+        for (uint32_t c = 0; c < strips[s].components; ++c) (*sums)[of_image(s, c)] += strips[s].area[c];
     }
+    return sums->data();
 }
 
 // The first run of a component has, on its left in its row, either no run of its class, and then nothing encloses it,
@@ -371,27 +363,26 @@ void outermost(const Labelling& labelling, const Map& map, Buffer<uint32_t>* top
     (*top)[kBackground] = kBackground;
     uint32_t stamp = 0, cursor = 0;
     int64_t row = -1;
-    labelling.for_each_component([&](uint32_t component, size_t s, uint32_t first) {
-        const Strip& strip = labelling.strips[s];
-        const int64_t y = strip.row_of(first);
-        if (y != row) {
-            row = y;
+    labelling.for_each_component([&](uint32_t component, const FirstRun& first) {
+        const Strip& strip = labelling.strips[first.strip];
+        if (first.y != row) {
+            row = first.y;
             ++stamp;
-            cursor = strip.first_run[y - strip.begin];
+            cursor = strip.first_run[row - strip.begin];
         }
-        for (; cursor < first; ++cursor) {
+        for (; cursor < first.run; ++cursor) {
             if (strip.component[cursor] < kFirstComponent) continue;
-            const int32_t id = map.code(y, strip.column_of(cursor));
+            const int32_t id = map.code(row, strip.column_of(cursor, row));
             last_run[id] = cursor;
             row_stamp[id] = stamp;
         }
-        const int32_t id = map.code(y, strip.column_of(first));
-        outer_contour[component] = labelling.contour_of_image(s, strip.contour[2 * first]);
+        const int32_t id = map.code(row, first.x);
+        outer_contour[component] = labelling.contour_of_image(first.strip, strip.contour[2 * first.run]);
         (*top)[component] = component;
         if (row_stamp[id] != stamp) return;
-        const uint32_t left = labelling.of_image(s, strip.component[last_run[id]]);
-        const bool in_hole = labelling.contour_of_image(s, strip.contour[2 * last_run[id] + 1]) != outer_contour[left];
-        if (in_hole || (*top)[left] != left) (*top)[component] = (*top)[left];
+        const uint32_t left = labelling.of_image(first.strip, strip.component[last_run[id]]);
+        const uint32_t between = labelling.contour_of_image(first.strip, strip.contour[2 * last_run[id] + 1]);
+        if (between != outer_contour[left] || (*top)[left] != left) (*top)[component] = (*top)[left];
     });
 }
 

@@ -13,8 +13,6 @@
 
 namespace fastia {
 
-constexpr uint32_t kNoComponent = 0, kBackground = 1, kFirstComponent = 2;
-
 struct TooManyComponents {};
 
 // What forms components: ids other than the background and below the number of classes, pixels that no void bit
@@ -23,6 +21,7 @@ struct Formation {
     bool diagonal = true;
     fastia_id background{0, 0};
     fastia_id num_classes{0, 0};
+    bool areas = true;              // count the pixels of components
     bool contours = false;          // keep contours, which tell components that lie in holes
     std::vector<const Map*> voids;  // pixels that one of these maps ignores are void
 };
@@ -41,12 +40,18 @@ struct Strip {
 
     int64_t rows() const { return end - begin; }
     const uint64_t* edges_of(int64_t y) const { return edges.data() + (y - begin) * words_of(width); }
-    int64_t row_of(uint32_t run) const { return begin + start[run] / width; }
-    int64_t column_of(uint32_t run) const { return start[run] % width; }
+    int64_t column_of(uint32_t run, int64_t y) const { return start[run] - (y - begin) * width; }
     int64_t bytes() const {
         return edges.bytes() + first_run.bytes() + start.bytes() + component.bytes() + contour.bytes() + first.bytes() +
                area.bytes();
     }
+};
+
+// Where a component begins.
+struct FirstRun {
+    size_t strip;
+    uint32_t run;
+    int64_t y, x;
 };
 
 // The components of a whole image.
@@ -62,18 +67,25 @@ struct Labelling {
     uint32_t contour_of_image(size_t strip, uint32_t contour) const {
         return strips.size() == 1 ? contour : merged_contours_[contour_offset_[strip] + contour];
     }
-    // Calls visit(component, strip, first run) in raster order.
+    // Calls visit(component, first run) in raster order.
     template <class Visit>
     void for_each_component(Visit visit) const {
         uint32_t next = kFirstComponent;
         for (size_t s = 0; s < strips.size(); ++s) {
-            for (uint32_t c = kFirstComponent; c < strips[s].components; ++c) {
-                if (of_image(s, c) == next) visit(next++, s, strips[s].first[c]);
+            const Strip& strip = strips[s];
+            const uint32_t* whole = strips.size() == 1 ? nullptr : merged_.data() + component_offset_[s];
+            const uint32_t *first = strip.first.data(), *next_row = strip.first_run.data() + 1, *start = strip.start.data();
+            int64_t row = 0, row_start = 0;
+            for (uint32_t c = kFirstComponent, count = strip.components; c < count; ++c) {
+                if (whole && whole[c] != next) continue;
+                const uint32_t run = first[c];
+                for (; next_row[row] <= run; ++row) row_start += strip.width;
+                visit(next++, FirstRun{s, run, strip.begin + row, start[run] - row_start});
             }
         }
     }
-    // Sums of a quantity of the strips' components, [components].
-    void areas(Buffer<int64_t>* out) const;
+    // Pixels of each component, [components]; kept in `sums` where strips have to be added up.
+    const int64_t* areas(Buffer<int64_t>* sums) const;
 
     void merge(const Map& map, const Formation& formation, const RowKernels& kernels);
 

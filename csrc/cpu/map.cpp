@@ -48,8 +48,7 @@ Map::Map(const fastia_maps& maps, int64_t image, fastia_id ignore_index, int32_t
       ignored(has_ignored ? ignore_index.value : 0),
       maximum(maximum_) {}
 
-int64_t Map::id(int64_t y, int64_t x) const {
-    const char* p = data + y * row_stride + x * column_stride;
+int64_t Map::wide_id(const char* p) const {
     switch (dtype) {
         case FASTIA_INT16:
             return load<int16_t>(p);

@@ -26,12 +26,18 @@ struct Map {
     Map(const fastia_maps& maps, int64_t image, fastia_id ignore_index, int32_t argument_, int64_t maximum_ = 65535);
 
     bool is_uint8() const { return dtype == FASTIA_UINT8; }
-    int64_t id(int64_t y, int64_t x) const;
+    int64_t id(int64_t y, int64_t x) const {
+        const char* p = data + y * row_stride + x * column_stride;
+        return is_uint8() ? static_cast<uint8_t>(*p) : wide_id(p);
+    }
     // The id, or kIgnored.
     int32_t code(int64_t y, int64_t x) const {
         const int64_t value = id(y, x);
         return has_ignored && value == ignored ? kIgnored : static_cast<int32_t>(value);
     }
+
+  private:
+    int64_t wide_id(const char* p) const;
 };
 
 // A row of a map: ids as uint8, or as int32 codes.

@@ -107,6 +107,7 @@ class ImageOverlaps {
 
     void form_and_count(fastia_id background) {
         Formation prediction, ground_truth;
+        prediction.areas = ground_truth.areas = false;
         prediction.background = background;
         prediction.num_classes = options_.num_classes;
         prediction.contours = !exact();
@@ -241,10 +242,8 @@ class ImageOverlaps {
         size_.fill(predicted_.components, 0);
         of_class_.fill(predicted_.components, 0);
         class_.reserve(predicted_.components);
-        predicted_.for_each_component([&](uint32_t component, size_t s, uint32_t first) {
-            const Strip& strip = predicted_.strips[s];
-            class_[component] = maps_.preds.code(strip.row_of(first), strip.column_of(first));
-        });
+        predicted_.for_each_component(
+            [&](uint32_t component, const FirstRun& first) { class_[component] = maps_.preds.code(first.y, first.x); });
         Counts image;
         if (!maps_.has_instances) image.instances.resize(true_.components);
         overlaps_.clear();

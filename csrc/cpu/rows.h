@@ -13,6 +13,9 @@ constexpr int64_t kListPadding = 64;  // positions, run starts and pairs writabl
 
 inline int64_t words_of(int64_t width) { return (width + 63) / 64; }
 
+// What ignored, void and background runs belong to; the components of an image count from kFirstComponent.
+constexpr uint32_t kNoComponent = 0, kBackground = 1, kFirstComponent = 2;
+
 // Two runs of the same id that touch, one in each of two successive rows.
 struct RunPair {
     uint32_t upper, lower;
@@ -24,10 +27,6 @@ struct Participants {
     Id background, ignored, limit;
     uint64_t background_mask, ignored_mask, limit_mask;
     bool diagonal;  // 8-connectivity
-
-    bool excludes(Id id) const {
-        return (id == ignored && ignored_mask) || (id == background && background_mask) || (id >= limit && limit_mask);
-    }
 };
 
 // One row, and the row above it (null: there is none). Void pixels, where given as bits, take no part: a run ends
@@ -45,9 +44,10 @@ struct RowScan {
     uint32_t first_above;  // index of the first run of each row
     uint32_t first_current;
     // Results.
-    uint64_t* edges;   // words_of(width) words
-    uint32_t* starts;  // position of every run
-    RunPair* pairs;    // from left to right, at most 2 * width
+    uint64_t* edges;    // words_of(width) words
+    uint32_t* starts;   // position of every run
+    uint32_t* parents;  // of every run its own index, or kNoComponent, or kBackground
+    RunPair* pairs;     // from left to right, at most 2 * width
     uint32_t run_count;
     uint32_t pair_count;
 };

@@ -36,11 +36,14 @@ inline uint64_t valid_bits(int64_t word, int64_t width) {
 }
 
 template <class Id, bool kVoid>
-void scan(RowScan<Id>& row, const Participants<Id>& ids) {
+void scan(RowScan<Id>& scanned, const Participants<Id>& participants) {
+    // Copies, which no store below can change: the compiler keeps them in registers.
+    const RowScan<Id> row = scanned;
+    const Participants<Id> ids = participants;
     const int64_t words = words_of(row.width);
     Window<Id> current_window, above_window;
     uint64_t carry_edge = 1, carry_touch = 0, carry_left = 0, carry_void_above = 0;
-    uint32_t run = row.first_current, run_above = row.first_above, pairs = 0;
+    uint32_t runs = 0, run_above = row.first_above, pairs = 0;
     for (int64_t w = 0; w < words; ++w) {
         const Id* p = current_window.at(row.current, w, row.width, row.padded);
         const uint64_t valid = valid_bits(w, row.width);
@@ -53,13 +56,15 @@ void scan(RowScan<Id>& row, const Participants<Id>& ids) {
         const uint64_t edges = (ends << 1 | carry_edge) & valid;
         carry_edge = ends >> 63;
         row.edges[w] = edges;
+        const uint64_t edges_above = row.above ? row.edges_above[w] : 0;
+        if ((edges | edges_above | ends) == 0) continue;  // both rows go on as they were
 
+        uint64_t possible = valid & ~vacant & ~(simd::equal_to(p, ids.ignored) & ids.ignored_mask);
+        if (ids.limit_mask) possible &= ~simd::at_least(p, ids.limit);
+        const uint64_t background = possible & simd::equal_to(p, ids.background) & ids.background_mask;
+        const uint64_t taking_part = possible & ~background;
         if (row.above) {
             const Id* u = above_window.at(row.above, w, row.width, row.padded);
-            uint64_t taking_part = valid & ~vacant & ~(simd::equal_to(p, ids.background) & ids.background_mask) &
-                                   ~(simd::equal_to(p, ids.ignored) & ids.ignored_mask);
-            if (ids.limit_mask) taking_part &= ~simd::at_least(p, ids.limit);
-            const uint64_t edges_above = row.edges_above[w];
             uint64_t touch = simd::equal(p, u) & taking_part;
             if (kVoid) touch &= ~row.void_above[w];
             const uint64_t overlap_starts = touch & ~((touch << 1 | carry_touch) & ~edges & ~edges_above);
@@ -77,15 +82,16 @@ void scan(RowScan<Id>& row, const Participants<Id>& ids) {
                     carry_void_above = row.void_above[w] >> 63;
                 }
             }
-            pairs +=
-                simd::append_pairs(overlap_starts, left, right, edges, edges_above, run, run_above, row.pairs + pairs);
+            pairs += simd::append_pairs(overlap_starts, left, right, edges, edges_above, row.first_current + runs,
+                                        run_above, row.pairs + pairs);
             run_above += simd::popcount(edges_above);
         }
-        run += simd::append_positions(edges, row.position + static_cast<uint32_t>(64 * w),
-                                      row.starts + (run - row.first_current));
+        const uint32_t position = row.position + static_cast<uint32_t>(64 * w);
+        simd::append_parents(edges, taking_part, background, row.first_current + runs, row.parents + runs);
+        runs += simd::append_positions(edges, position, row.starts + runs);
     }
-    row.run_count = run - row.first_current;
-    row.pair_count = pairs;
+    scanned.run_count = runs;
+    scanned.pair_count = pairs;
 }
 
 template <class Id>

@@ -204,15 +204,19 @@ inline uint64_t up_to(int bit) { return ~uint64_t{0} >> (63 - bit); }
 
 #if defined(FASTIA_SIMD_AVX512)
 
-// Sixteen positions at a time without looking: the number of bits in a word is hard to predict.
-inline uint32_t append_positions(uint64_t bits, uint32_t base, uint32_t* out) {
+// The positions of the set bits, one byte each.
+inline __m512i compress_lanes(uint64_t bits) {
     alignas(64) static constexpr uint8_t kLanes[64] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
                                                        16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
                                                        32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47,
                                                        48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
+    return _mm512_maskz_compress_epi8(bits, _mm512_load_si512(kLanes));
+}
+
+// Sixteen positions at a time without looking: the number of bits in a word is hard to predict.
+inline uint32_t append_positions(uint64_t bits, uint32_t base, uint32_t* out) {
     const uint32_t count = popcount(bits);
-    const __m512i found = _mm512_maskz_compress_epi8(bits, _mm512_load_si512(kLanes));
-    const __m512i first = _mm512_set1_epi32(static_cast<int>(base));
+    const __m512i found = compress_lanes(bits), first = _mm512_set1_epi32(static_cast<int>(base));
     const auto store = [&](int from, __m128i bytes) {
         _mm512_storeu_si512(out + from, _mm512_add_epi32(first, _mm512_cvtepu8_epi32(bytes)));
     };
@@ -223,6 +227,22 @@ inline uint32_t append_positions(uint64_t bits, uint32_t base, uint32_t* out) {
         store(48, _mm512_extracti32x4_epi32(found, 3));
     }
     return count;
+}
+
+// The parents of the runs that start at `edges`: their own index, or the component that stands for background, or none.
+inline void append_parents(uint64_t edges, uint64_t taking_part, uint64_t background, uint32_t run, uint32_t* out) {
+    const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    uint64_t own = _pext_u64(taking_part, edges), behind = _pext_u64(background, edges);
+    const int count = popcount(edges);
+    int k = 0;
+    do {
+        const __m512i other = _mm512_maskz_set1_epi32(static_cast<__mmask16>(behind), kBackground);
+        const __m512i index = _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(run) + k), lanes);
+        _mm512_storeu_si512(out + k, _mm512_mask_mov_epi32(other, static_cast<__mmask16>(own), index));
+        own >>= 16;
+        behind >>= 16;
+        k += 16;
+    } while (__builtin_expect(k < count, 0));
 }
 
 #else
@@ -237,6 +257,16 @@ inline uint32_t append_positions(uint64_t bits, uint32_t base, uint32_t* out) {
         }
     }
     return count;
+}
+
+inline void append_parents(uint64_t edges, uint64_t taking_part, uint64_t background, uint32_t run, uint32_t* out) {
+    for (; edges; edges &= edges - 1) {
+        const int x = lowest(edges);
+        const uint32_t own = static_cast<uint32_t>(taking_part >> x & 1),
+                       other = static_cast<uint32_t>(background >> x & 1);
+        *out++ = own ? run : other * kBackground;  // kNoComponent is 0
+        ++run;
+    }
 }
 
 #endif
@@ -260,28 +290,26 @@ inline uint32_t append_pairs(uint64_t starts_touching, uint64_t left, uint64_t r
         return count;
     }
 #if defined(FASTIA_SIMD_AVX512)
-    // A pair is 64 bits, the upper run below the lower one; eight at a time.
+    // A pair is 64 bits, the upper run below the lower one; eight at a time, one time nearly always.
     count = popcount(events);
-    const __m512i one = _mm512_set1_epi64(1), low_half = _mm512_set1_epi64(0xFFFFFFFF), all = _mm512_set1_epi64(-1);
-    alignas(64) uint32_t bit[64];
-    append_positions(events, 0, bit);
+    const auto splat = [](uint64_t value) { return _mm512_set1_epi64(static_cast<int64_t>(value)); };
+    const __m512i one = splat(1);
+    __m512i bits = compress_lanes(events);
     uint32_t k = 0;
     do {
-        const __m512i x = _mm512_cvtepu32_epi64(_mm256_load_si256(reinterpret_cast<const __m256i*>(bit + k)));
-        const __m512i up_to_x = _mm512_srlv_epi64(all, _mm512_sub_epi64(_mm512_set1_epi64(63), x));
-        const __m512i lower =
-            _mm512_popcnt_epi64(_mm512_and_si512(_mm512_set1_epi64(static_cast<int64_t>(edges)), up_to_x));
-        __m512i upper =
-            _mm512_popcnt_epi64(_mm512_and_si512(_mm512_set1_epi64(static_cast<int64_t>(edges_above)), up_to_x));
-        upper = _mm512_add_epi64(
-            upper, _mm512_and_si512(_mm512_srlv_epi64(_mm512_set1_epi64(static_cast<int64_t>(right)), x), one));
-        upper = _mm512_sub_epi64(
-            upper, _mm512_and_si512(_mm512_srlv_epi64(_mm512_set1_epi64(static_cast<int64_t>(left)), x), one));
-        upper = _mm512_and_si512(_mm512_add_epi64(upper, _mm512_set1_epi64(run_above) - one), low_half);
-        _mm512_storeu_si512(
-            out + k,
-            _mm512_or_si512(upper, _mm512_slli_epi64(_mm512_add_epi64(lower, _mm512_set1_epi64(run) - one), 32)));
+        const __m512i x = _mm512_cvtepu8_epi64(_mm512_castsi512_si128(bits));
+        const __m512i up_to_x = _mm512_srlv_epi64(splat(~uint64_t{0}), _mm512_sub_epi64(splat(63), x));
+        const __m512i lower = _mm512_popcnt_epi64(_mm512_and_si512(splat(edges), up_to_x));
+        const __m512i upper = _mm512_popcnt_epi64(_mm512_and_si512(splat(edges_above), up_to_x));
+        const __m512i to_right = _mm512_and_si512(_mm512_srlv_epi64(splat(right), x), one);
+        const __m512i to_left = _mm512_and_si512(_mm512_srlv_epi64(splat(left), x), one);
+        const __m512i shifted = _mm512_add_epi64(upper, _mm512_sub_epi64(to_right, to_left));
+        // Counts start at one. The upper half cannot overflow: run_above and shifted are the index of a run, plus one.
+        const __m512i pair = _mm512_add_epi64(_mm512_slli_epi64(lower, 32), shifted);
+        const uint64_t first = (static_cast<uint64_t>(run) << 32) + run_above - 1 - (uint64_t{1} << 32);
+        _mm512_storeu_si512(out + k, _mm512_add_epi64(pair, splat(first)));
         k += 8;
+        bits = _mm512_alignr_epi64(bits, bits, 1);
     } while (__builtin_expect(k < count, 0));
 #else
     count = popcount(events);

@@ -110,7 +110,7 @@ def write_plot(result: Evaluation, path: PathLike) -> None:
     """Draw IA-IoU by class and size as a PNG: a pale bar for the plain score, a dark one in it for the penalized."""
     from matplotlib.figure import Figure
 
-    names = ["mean", *result.classes]
+    names = ["overall", *result.classes]
     places = np.arange(len(names))
     figure = Figure(figsize=(12, 1.6 + 0.24 * len(names)), dpi=120, layout="constrained")
     axes = figure.subplots(1, len(_SIZES), sharey=True)
@@ -166,7 +166,7 @@ def table(result: Evaluation) -> Table:
         grid.add_column("pen.", justify="right", no_wrap=True, style="cyan")
     for name, row in result.per_class.items():
         grid.add_row(name, *_cells(row), end_section=name == result.classes[-1])
-    grid.add_row("mean", *_cells(_means(result)), style="bold")
+    grid.add_row("overall", *_cells(_means(result)), style="bold")
     return grid
 
 
