@@ -53,6 +53,7 @@ huge: $(LIBRARY)  ## more than 2^31 pixels in one call
 bench: $(LIBRARY) .venv/bench  ## speed beside other libraries, into bench/results/cpu.md
 	$(BIN)/python -m pytest bench/bench_components.py bench/bench_metric.py --benchmark-json=bench/results/cpu.json
 	$(BIN)/python bench/bench_evaluate.py
+	$(BIN)/python bench/bench_loss.py
 	$(BIN)/python bench/report.py
 
 wheel: .venv/torch  ## a wheel in dist/

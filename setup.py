@@ -28,7 +28,11 @@ BIT_FLAGS = ["-mbmi", "-mbmi2", "-mpopcnt", "-mlzcnt"]
 X86_FLAGS = {
     "rows_avx2.cpp": ["-mavx2", *BIT_FLAGS],
     "rows_avx512.cpp": [*(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq", "vpopcntdq", "vbmi2")), *BIT_FLAGS],
+    "upsample_avx2.cpp": ["-mavx2", "-mfma"],
+    "upsample_avx512.cpp": [*(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq")), "-mfma"],
 }
+# The loss is held to an error, not to bits. Its vectors never cross a file, so that a change of their ABI is no matter.
+UPSAMPLE_FLAGS = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
 
 
 def find_compiler() -> list[str]:
@@ -71,7 +75,8 @@ def build_library(library: Path, object_folder: Path) -> None:
 
     def compile_one(source: str, output: Path) -> None:
         if not is_current(output, [source, *HEADERS, __file__]):
-            flags = [*mode, *FLAGS, *X86_FLAGS.get(Path(source).name, []), *extra]
+            name = Path(source).name
+            flags = [*mode, *FLAGS, *X86_FLAGS.get(name, []), *(UPSAMPLE_FLAGS if "upsample_" in name else []), *extra]
             run([*compiler, *flags, "-c", source, "-o", str(output)])
 
     object_folder.mkdir(parents=True, exist_ok=True)

@@ -69,9 +69,37 @@ def evaluate_table(rows):
         yield row_text(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row.values())
 
 
+def loss_table(results):
+    """What bench_loss.py measured, a row for each case."""
+    yield "\n## size_weighted_cross_entropy (forward + backward) and upsample_argmax\n"
+    yield f"One thread, {results['machine']['instruction_set']}, torch {results['machine']['torch']}. Logits [B, C, h, h],"
+    yield "target [B, H, H] int64, weights given; ns per class and pixel of the target. Eager is `F.interpolate` and"
+    yield "`F.cross_entropy` (or `argmax`), compile `torch.compile` of it; memory is the peak beyond what is in use before.\n"
+    found = {(row["operation"], tuple(row["shape"]), row["dtype"], row["who"]): row for row in results["rows"]}
+    who = list(dict.fromkeys(row["who"] for row in results["rows"]))
+    cases = list(dict.fromkeys(key[:3] for key in found))
+    peers = [name for name in who if name != "fastia"]
+    header = ["operation", "B, C, h, H", "dtype", *(f"{name} ns" for name in who), *(f"x {name}" for name in peers)]
+    header += [*(f"{name} MB" for name in who), *(f"memory / {name}" for name in peers)]
+    yield row_text(header)
+    yield row_text(["---", "---", "---", *["---:"] * (len(header) - 3)])
+    for operation, shape, dtype in cases:
+        rows = [found.get((operation, shape, dtype, name)) for name in who]
+        ours, others = rows[0], rows[1:]
+        cells = [operation, ", ".join(map(str, shape)), dtype]
+        cells += [f"{row['ns_per_class_pixel']:.3f}" if row else "" for row in rows]
+        cells += [ratio(row["seconds"], ours["seconds"]) if row else "" for row in others]
+        cells += [f"{row['peak_bytes'] / 1e6:.1f}" if row and row["peak_bytes"] else "" for row in rows]
+        cells += [f"1/{ratio(row['peak_bytes'], ours['peak_bytes'])}" if row and row["peak_bytes"] else "" for row in others]
+        yield row_text(cells)
+
+
 if __name__ == "__main__":
     lines = list(report(json.loads((RESULTS / "cpu.json").read_text())))
     evaluate = RESULTS / "evaluate.json"
     if evaluate.exists():
         lines += evaluate_table(json.loads(evaluate.read_text()))
+    loss = RESULTS / "loss.json"
+    if loss.exists():
+        lines += loss_table(json.loads(loss.read_text()))
     (RESULTS / "cpu.md").write_text("\n".join(lines) + "\n")

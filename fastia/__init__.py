@@ -3,7 +3,17 @@
 from typing import TYPE_CHECKING, Any
 
 from fastia.engine.evaluate import evaluate_directory
-from fastia.functional import Components, InstanceIoU, components, instance_iou, label, weights
+from fastia.functional import (
+    Components,
+    InstanceIoU,
+    components,
+    instance_iou,
+    label,
+    size_weighted_cross_entropy,
+    upsample_argmax,
+    weights,
+)
+from fastia.losses import SizeWeightedCrossEntropy
 
 if TYPE_CHECKING:
     from fastia.metrics import InstanceAwareIoU
@@ -13,10 +23,13 @@ __all__ = [
     "Components",
     "InstanceAwareIoU",
     "InstanceIoU",
+    "SizeWeightedCrossEntropy",
     "components",
     "evaluate_directory",
     "instance_iou",
     "label",
+    "size_weighted_cross_entropy",
+    "upsample_argmax",
     "weights",
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,9 @@ WEIGHT_DTYPES = {
 CONNECTIVITIES = (4, 8)
 NORMALIZERS = ("class", "foreground")
 PROTOCOLS = ("wacv2024", "exact")
+RESIZES = ("logits", "target")
+NORMALIZES = ("weights", "valid", "pixels")
+REDUCTIONS = ("mean", "sum", "none")
 MAX_CLASSES = 65536
 
 
@@ -77,7 +81,69 @@ def weight_dtype(dtype: Any, masks: Any) -> Any:
     return dtype
 
 
-def _mask(name: str, array: Any) -> Any:
+def logits(value: Any) -> torch.Tensor:
+    """Check logits, `[B, C, h, w]` on a device that has kernels for them."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"logits must be a torch tensor, got {_kind(value)}")
+    if value.dtype not in WEIGHT_DTYPES:
+        raise TypeError(f"logits must be of dtype {', '.join(WEIGHT_DTYPES.values())}, got {value.dtype}")
+    if value.ndim != 4:
+        raise ValueError(f"logits must be [B, C, h, w], got shape {tuple(value.shape)}")
+    if not 1 <= value.shape[1] <= MAX_CLASSES:
+        raise ValueError(f"logits must have 1..{MAX_CLASSES} classes, got shape {tuple(value.shape)}")
+    if value.device.type not in ("cpu", "cuda"):
+        raise NotImplementedError(f"logits are on {value.device}, but only CPU and CUDA tensors are supported")
+    if value.dtype == torch.float64 and value.device.type != "cpu":
+        raise TypeError("logits must be of dtype float16, bfloat16, float32 on a GPU, got torch.float64")
+    return value
+
+
+def sizes(logits: torch.Tensor, size: Any) -> None:
+    """Check that logits can be upsampled to a size: some logits wherever there are pixels."""
+    if 0 in logits.shape[2:] and 0 not in (logits.shape[0], *size):
+        raise ValueError(f"logits must not be empty, got shape {tuple(logits.shape)} for an output of {tuple(size)}")
+
+
+def loss_target(target: Any, logits: torch.Tensor) -> torch.Tensor:
+    """Check a target `[B, H, W]` against checked logits."""
+    if not isinstance(target, torch.Tensor):
+        raise TypeError(f"target must be a torch tensor, got {_kind(target)}")
+    _mask("target", target, devices=("cpu", "cuda"))
+    if target.ndim != 3:
+        raise ValueError(f"target must be [B, H, W], got shape {tuple(target.shape)}")
+    if target.device != logits.device:
+        raise ValueError(f"logits and target must be on the same device, got {logits.device} and {target.device}")
+    if target.shape[0] != logits.shape[0]:
+        both = f"{tuple(logits.shape)} and {tuple(target.shape)}"
+        raise ValueError(f"logits and target must have the same batch size, got shapes {both}")
+    return target
+
+
+def constant(name: str, value: Any, shape: Any, logits: torch.Tensor) -> torch.Tensor | None:
+    """Check an optional tensor of weights, which no gradient reaches."""
+    if value is None:
+        return None
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name} must be a torch tensor, got {_kind(value)}")
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must be of a floating dtype, got {value.dtype}")
+    if value.requires_grad:
+        raise ValueError(f"{name} must not require gradients, they are constants of the loss: pass {name}.detach()")
+    if value.shape != shape:
+        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(value.shape)}")
+    if value.device != logits.device:
+        raise ValueError(f"logits and {name} must be on the same device, got {logits.device} and {value.device}")
+    return value
+
+
+def number(name: str, value: float, low: float, high: float = math.inf) -> float:
+    """Check a number of low..high."""
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be {f'at least {low}' if high == math.inf else f'in {low}..{high}'}, got {value}")
+    return float(value)
+
+
+def _mask(name: str, array: Any, devices: tuple[str, ...] = ("cpu",)) -> Any:
     if not isinstance(array, (torch.Tensor, np.ndarray)):
         if type(array).__module__.partition(".")[0] == "cupy":
             raise NotImplementedError(
@@ -89,7 +155,7 @@ def _mask(name: str, array: Any) -> Any:
             )
         array = torch.from_dlpack(array)
     if isinstance(array, torch.Tensor):
-        if array.device.type != "cpu":
+        if array.device.type not in devices:
             raise NotImplementedError(f"{name} is on {array.device}, but only the CPU is supported: pass {name}.cpu()")
         allowed = array.dtype in MASK_DTYPES
     else:

@@ -8,6 +8,19 @@ import numpy as np
 import torch
 
 from fastia import checks, ops
+from fastia.functional_loss import size_weighted_cross_entropy, upsample_argmax
+
+__all__ = [
+    "Components",
+    "InstanceIoU",
+    "components",
+    "instance_iou",
+    "instance_overlaps",
+    "label",
+    "size_weighted_cross_entropy",
+    "upsample_argmax",
+    "weights",
+]
 
 Array = Any  # torch tensor, NumPy array, or an object with __dlpack__
 Connectivity = Literal[4, 8]

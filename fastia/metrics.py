@@ -7,12 +7,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
 from fastia import checks
-from fastia.functional import Array, Protocol, instance_overlaps
+from fastia.functional import Array, Protocol, instance_overlaps, upsample_argmax
 from fastia.scores import SIZE_BOUNDS, SIZE_NAMES, scores, tally
 
 __all__ = ["SIZE_BOUNDS", "SIZE_NAMES", "InstanceAwareIoU", "scores", "tally"]
@@ -181,8 +180,5 @@ class InstanceAwareIoU(Metric):
 
 
 def _upsample_argmax(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """Class ids `[..., H, W]` of logits `[..., C, h, w]` upsampled bilinearly in float32."""
-    batch = logits.float() if logits.ndim == 4 else logits[None].float()
-    ids = F.interpolate(batch, tuple(size), mode="bilinear", align_corners=False).argmax(1)
-    ids = ids.to(torch.uint8 if batch.shape[1] <= 256 else torch.int32)
-    return ids if logits.ndim == 4 else ids[0]
+    """Class ids `[..., H, W]` of logits `[..., C, h, w]`."""
+    return upsample_argmax(logits, size) if logits.ndim == 4 else upsample_argmax(logits[None], size)[0]

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.xdist_group("wheel")  # one process: the wheel is built
 
 ROOT = Path(__file__).parents[1]
 NOT_SOURCES = shutil.ignore_patterns(".*", "build", "dist", "demo", "*.egg-info", "*.so", "*.dylib", "__pycache__")
-VECTOR_OBJECTS = ("rows_avx2.o", "rows_avx512.o")
+VECTOR_OBJECTS = ("rows_avx2.o", "rows_avx512.o", "upsample_avx2.o", "upsample_avx512.o")
 
 
 def run(*command, **options):

@@ -6,6 +6,7 @@
 #include "fastia.h"
 #include "labelling.h"
 #include "map.h"
+#include "upsample.h"
 
 namespace fastia {
 
@@ -17,6 +18,9 @@ int32_t guarded(fastia_error* error, Body body) {
     } catch (const InvalidId& invalid) {
         *error = {invalid.argument, invalid.value};
         return FASTIA_INVALID_ID;
+    } catch (const NegativeWeight& negative) {
+        *error = {0, negative.index};
+        return FASTIA_NEGATIVE_WEIGHT;
     } catch (const TooManyComponents&) {
         return FASTIA_TOO_MANY_COMPONENTS;
     } catch (const std::bad_alloc&) {

@@ -18,7 +18,13 @@ extern "C" {
 
 enum fastia_dtype { FASTIA_UINT8, FASTIA_INT16, FASTIA_UINT16, FASTIA_INT32, FASTIA_INT64 };  // bool is read as uint8
 enum fastia_float { FASTIA_FLOAT16, FASTIA_BFLOAT16, FASTIA_FLOAT32, FASTIA_FLOAT64 };
-enum fastia_status { FASTIA_OK, FASTIA_INVALID_ID, FASTIA_OUT_OF_MEMORY, FASTIA_TOO_MANY_COMPONENTS };
+enum fastia_status {
+    FASTIA_OK,
+    FASTIA_INVALID_ID,
+    FASTIA_OUT_OF_MEMORY,
+    FASTIA_TOO_MANY_COMPONENTS,
+    FASTIA_NEGATIVE_WEIGHT
+};
 enum fastia_protocol { FASTIA_WACV2024, FASTIA_EXACT };
 enum fastia_normalizer { FASTIA_PER_CLASS, FASTIA_FOREGROUND };
 
@@ -50,7 +56,8 @@ typedef struct {
     int32_t protocol;
 } fastia_overlap_options;
 
-// For FASTIA_INVALID_ID: `argument` counts the maps of the call from 0, `value` is the id that is not allowed.
+// For FASTIA_INVALID_ID: `argument` counts the maps of the call from 0, `value` is the id that is not allowed. For
+// FASTIA_NEGATIVE_WEIGHT: `value` is the index of the weight in [B * H * W].
 typedef struct {
     int32_t argument;
     int64_t value;
@@ -86,6 +93,39 @@ FASTIA_API void fastia_instances_copy(const fastia_instance_table* table, int64_
 FASTIA_API void fastia_unmatched_copy(const fastia_instance_table* table, int64_t capacity, int32_t* class_id,
                                       int64_t* area);
 FASTIA_API void fastia_instances_free(fastia_instance_table* table);
+
+// Logits or their gradient, [B, C, h, w], strides in bytes; dtype is a fastia_float.
+typedef struct {
+    void* data;
+    int64_t shape[4];
+    int64_t strides[4];
+    int32_t dtype;
+} fastia_logits;
+
+// The cross-entropy of logits upsampled bilinearly to the size of the target. Floats other than the logits are float64
+// where these are, else float32.
+typedef struct {
+    fastia_logits logits;
+    fastia_maps target;
+    const void* weights;       // [B, H, W], or null: 1
+    const void* class_weight;  // [C], or null: 1
+    double label_smoothing;
+    fastia_id ignore_index;
+    int32_t align_corners;
+    int32_t threads;
+} fastia_cross_entropy;
+
+// Fills loss and lse [B, H, W] (0 where ignored) and sums [3]: of the loss, of weight * class_weight over the pixels that
+// are not ignored, and their number.
+FASTIA_API int32_t fastia_upsample_cross_entropy(const fastia_cross_entropy* problem, void* loss, double* lse,
+                                                 double* sums, fastia_error* error);
+// `grad` is the gradient of each pixel's loss, [B, H, W] with strides in bytes, all 0 for one value.
+FASTIA_API int32_t fastia_upsample_cross_entropy_backward(const fastia_cross_entropy* problem, const void* grad,
+                                                          const int64_t* grad_strides, const double* lse,
+                                                          const fastia_logits* grad_logits, fastia_error* error);
+// Fills ids [B, height, width]: uint8 for up to 256 classes, else int32.
+FASTIA_API int32_t fastia_upsample_argmax(const fastia_logits* logits, int64_t height, int64_t width,
+                                          int32_t align_corners, int32_t threads, void* ids, fastia_error* error);
 
 #ifdef __cplusplus
 }

@@ -106,7 +106,7 @@ def label(
     """Fills `out` (int32) with the labels of `masks`."""
     options = _options(connectivity, background, ignore_index, threads)
     error = _Error()
-    status = _library.fastia_label(_maps(masks), ctypes.byref(options), _pointer(out), ctypes.byref(error))
+    status = _library.fastia_label(ctypes.byref(_maps(masks)), ctypes.byref(options), _pointer(out), ctypes.byref(error))
     _check(status, error, ("masks",), ignore_index)
 
 
@@ -125,7 +125,7 @@ def weights(
     options = _options(connectivity, background, ignore_index, threads)
     error = _Error()
     status = _library.fastia_weights(
-        _maps(masks),
+        ctypes.byref(_maps(masks)),
         ctypes.byref(options),
         _NORMALIZERS[normalizer],
         ctypes.c_double(tau),
@@ -149,7 +149,7 @@ def components(
     options = _options(connectivity, background, ignore_index, threads)
     error, handle, count = _Error(), ctypes.c_void_p(), np.zeros(len(masks), np.int32)
     status = _library.fastia_components(
-        _maps(masks),
+        ctypes.byref(_maps(masks)),
         ctypes.byref(options),
         _pointer(labels),
         _pointer(count),
@@ -187,9 +187,9 @@ def instance_iou(
     error, handle = _Error(), ctypes.c_void_p()
     count, unmatched_count = np.zeros(len(preds), np.int32), np.zeros(len(preds), np.int32)
     status = _library.fastia_instance_iou(
-        _maps(preds),
-        _maps(target),
-        None if instances is None else _maps(instances),
+        ctypes.byref(_maps(preds)),
+        ctypes.byref(_maps(target)),
+        None if instances is None else ctypes.byref(_maps(instances)),
         ctypes.byref(options),
         None if confusion is None else _pointer(confusion),
         _pointer(count),
@@ -257,16 +257,14 @@ def _dtype_name(array: Array) -> str:
     return str(array.dtype).removeprefix("torch.")
 
 
-def _maps(masks: Array) -> Any:
+def _maps(masks: Array) -> _Maps:
     if isinstance(masks, torch.Tensor):
         size = masks.element_size()
         strides = [size * stride for stride in masks.stride()]
     else:
         strides = masks.strides
     dtype = _MASK_DTYPES[_dtype_name(masks)]
-    return ctypes.byref(
-        _Maps(_pointer(masks), (ctypes.c_int64 * 3)(*masks.shape), (ctypes.c_int64 * 3)(*strides), dtype)
-    )
+    return _Maps(_pointer(masks), (ctypes.c_int64 * 3)(*masks.shape), (ctypes.c_int64 * 3)(*strides), dtype)
 
 
 def _id(value: int | None) -> _Id:

@@ -1,0 +1,174 @@
+"""The CPU kernels of upsampled cross-entropy and argmax: `csrc/cpu/upsample.cpp`, called through ctypes.
+
+Arguments are taken as checked CPU tensors of any strides; what is allocated here is returned. Arithmetic is float64 for
+float64 logits, else float32. Ids and weights are checked here, as the kernels read them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastia.kernels import cpu
+from fastia.kernels.cpu import InvalidId
+
+_NEGATIVE_WEIGHT = 4
+
+
+class _Logits(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("shape", ctypes.c_int64 * 4),
+        ("strides", ctypes.c_int64 * 4),
+        ("dtype", ctypes.c_int32),
+    ]
+
+
+class _CrossEntropy(ctypes.Structure):
+    _fields_ = [
+        ("logits", _Logits),
+        ("target", cpu._Maps),
+        ("weights", ctypes.c_void_p),
+        ("class_weight", ctypes.c_void_p),
+        ("label_smoothing", ctypes.c_double),
+        ("ignore_index", cpu._Id),
+        ("align_corners", ctypes.c_int32),
+        ("threads", ctypes.c_int32),
+    ]
+
+
+def upsample_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    weights: Tensor | None,
+    class_weight: Tensor | None,
+    *,
+    label_smoothing: float,
+    ignore_index: int | None,
+    align_corners: bool,
+    threads: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the weighted loss and the float64 log-sum-exp `[B, H, W]`, 0 where ignored, and `sums [3]` float64.
+
+    The sums are those of the loss, of weight * class weight over the pixels that are not ignored, and their number.
+    """
+    dtype = _arithmetic(logits)
+    loss, lse = torch.empty(target.shape, dtype=dtype), torch.empty(target.shape, dtype=torch.float64)
+    sums = torch.empty(3, dtype=torch.float64)
+    weights, class_weight = _dense(weights, dtype), _dense(class_weight, dtype)
+    problem = _problem(logits, target, weights, class_weight, label_smoothing, ignore_index, align_corners, threads)
+    error = cpu._Error()
+    status = cpu._library.fastia_upsample_cross_entropy(
+        ctypes.byref(problem), _pointer(loss), _pointer(lse), _pointer(sums), ctypes.byref(error)
+    )
+    _check(status, error, logits, weights, ignore_index)
+    return loss, lse, sums
+
+
+def upsample_cross_entropy_backward(
+    grad: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    weights: Tensor | None,
+    class_weight: Tensor | None,
+    lse: Tensor,
+    *,
+    label_smoothing: float,
+    ignore_index: int | None,
+    align_corners: bool,
+    threads: int | None = None,
+) -> Tensor:
+    """Returns the gradient of `logits`, given that of each pixel's loss: `[B, H, W]`, or 0-d, the same for all."""
+    if not target.numel():
+        return torch.zeros_like(logits)
+    dtype = _arithmetic(logits)
+    grad_logits = torch.empty_like(logits)
+    weights, class_weight, lse = _dense(weights, dtype), _dense(class_weight, dtype), lse.contiguous()
+    grad = grad.to(dtype).expand(target.shape)
+    problem = _problem(logits, target, weights, class_weight, label_smoothing, ignore_index, align_corners, threads)
+    error = cpu._Error()
+    status = cpu._library.fastia_upsample_cross_entropy_backward(
+        ctypes.byref(problem),
+        _pointer(grad),
+        (ctypes.c_int64 * 3)(*_byte_strides(grad)),
+        _pointer(lse),
+        ctypes.byref(_logits(grad_logits)),
+        ctypes.byref(error),
+    )
+    _check(status, error, logits, weights, ignore_index)
+    return grad_logits
+
+
+def upsample_argmax(logits: Tensor, size: tuple[int, int], *, align_corners: bool, threads: int | None = None) -> Tensor:
+    """Returns the class of the largest upsampled logit, `[B, H, W]`: uint8 for up to 256 classes, else int32."""
+    out = torch.empty((len(logits), *size), dtype=torch.uint8 if logits.shape[1] <= 256 else torch.int32)
+    error = cpu._Error()
+    status = cpu._library.fastia_upsample_argmax(
+        ctypes.byref(_logits(logits)),
+        ctypes.c_int64(size[0]),
+        ctypes.c_int64(size[1]),
+        ctypes.c_int32(align_corners),
+        ctypes.c_int32(threads or cpu.num_threads()),
+        _pointer(out),
+        ctypes.byref(error),
+    )
+    cpu._check(status, error, (), None)
+    return out
+
+
+def _arithmetic(logits: Tensor) -> torch.dtype:
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+def _dense(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if tensor is None else tensor.detach().to(dtype).contiguous()
+
+
+def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def _byte_strides(tensor: Tensor) -> list[int]:
+    return [stride * tensor.element_size() for stride in tensor.stride()]
+
+
+def _logits(logits: Tensor) -> _Logits:
+    shape, strides = (ctypes.c_int64 * 4)(*logits.shape), (ctypes.c_int64 * 4)(*_byte_strides(logits))
+    return _Logits(_pointer(logits), shape, strides, cpu._FLOAT_DTYPES[cpu._dtype_name(logits)])
+
+
+def _problem(
+    logits: Tensor,
+    target: Tensor,
+    weights: Tensor | None,
+    class_weight: Tensor | None,
+    label_smoothing: float,
+    ignore_index: int | None,
+    align_corners: bool,
+    threads: int | None,
+) -> _CrossEntropy:
+    return _CrossEntropy(
+        _logits(logits),
+        cpu._maps(target),
+        _pointer(weights),
+        _pointer(class_weight),
+        label_smoothing,
+        cpu._id(ignore_index),
+        align_corners,
+        threads or cpu.num_threads(),
+    )
+
+
+def _check(status: int, error: Any, logits: Tensor, weights: Tensor | None, ignore_index: int | None) -> None:
+    if status == cpu._INVALID_ID:
+        raise InvalidId(
+            f"target holds the id {error.value}, but ids must lie in 0..{logits.shape[1] - 1} (logits have"
+            f" {logits.shape[1]} classes) or equal ignore_index ({ignore_index})"
+        )
+    if status == _NEGATIVE_WEIGHT:
+        assert weights is not None
+        raise ValueError(f"weights must not be negative, got {weights.view(-1)[error.value].item()}")
+    cpu._check(status, error, (), ignore_index)
