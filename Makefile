@@ -78,4 +78,4 @@ $(LIBRARY): .venv/installed setup.py $(NATIVE)
 	touch $@
 
 clean:  ## remove everything that was built, .venv too
-	rm -rf .venv build dist demo *.egg-info fastia/kernels/libfastia_cpu.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist demo *.egg-info .benchmarks fastia/kernels/libfastia_cpu.* .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -21,6 +21,7 @@ WEIGHT_DTYPES = {
     torch.float32: "float32",
     torch.float64: "float64",
 }
+_NUMPY_DTYPES = {np.dtype(name) for name in MASK_DTYPES.values()}
 CONNECTIVITIES = (4, 8)
 NORMALIZERS = ("class", "foreground")
 PROTOCOLS = ("wacv2024", "exact")
@@ -93,8 +94,8 @@ def _mask(name: str, array: Any) -> Any:
             raise NotImplementedError(f"{name} is on {array.device}, but only the CPU is supported: pass {name}.cpu()")
         allowed = array.dtype in MASK_DTYPES
     else:
-        allowed = array.dtype.name in MASK_DTYPES.values()
-        if allowed and not array.dtype.isnative:
+        allowed = array.dtype in _NUMPY_DTYPES
+        if not allowed and array.dtype.newbyteorder("=") in _NUMPY_DTYPES:
             raise TypeError(f"{name} must be in native byte order, got dtype {array.dtype.str}")
     if not allowed:
         raise TypeError(f"{name} must be of dtype {', '.join(MASK_DTYPES.values())}, got {array.dtype}")
