@@ -51,6 +51,7 @@ huge: $(LIBRARY)  ## more than 2^31 pixels in one call
 	$(BIN)/python tests/huge.py
 
 bench: $(LIBRARY) .venv/bench  ## speed beside other libraries, into bench/results/cpu.md
+	mkdir -p bench/results
 	$(BIN)/python -m pytest bench/bench_components.py bench/bench_metric.py --benchmark-json=bench/results/cpu.json
 	$(BIN)/python bench/bench_evaluate.py
 	$(BIN)/python bench/report.py

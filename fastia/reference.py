@@ -67,7 +67,7 @@ def weights(
     background: int | None = 0,
     ignore_index: int | None = 255,
     normalizer: str = "class",
-    dtype: Any = np.float32,
+    dtype: Any = "float32",
 ) -> Array:
     """Eq. 3: min(tau, sum_k S_ck / S_cj) in component j of class c; background 1, ignored 0; `rounded` to `dtype`."""
     labels = label(masks, connectivity=connectivity, background=background, ignore_index=ignore_index)
