@@ -158,7 +158,7 @@ def pick(rng: np.random.Generator, choices: Any) -> Any:
 def check(seed: int) -> int:
     """Both checks; one seed in fifty makes images large enough to be cut into strips."""
     if seed % 50 == 0:
-        return check_masks(seed, largest=300) + check_scene(seed, stretch=30)
+        return check_masks(seed, largest=300) + check_scene(seed, stretch=100)
     return check_masks(seed) + check_scene(seed)
 
 
