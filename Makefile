@@ -51,6 +51,7 @@ huge: $(LIBRARY)  ## more than 2^31 pixels in one call
 	$(BIN)/python tests/huge.py
 
 bench: $(LIBRARY) .venv/bench  ## speed beside other libraries, into bench/results/cpu.md
+	mkdir -p bench/results
 	$(BIN)/python -m pytest bench/bench_components.py bench/bench_metric.py --benchmark-json=bench/results/cpu.json
 	$(BIN)/python bench/bench_evaluate.py
 	$(BIN)/python bench/bench_loss.py
@@ -79,4 +80,4 @@ $(LIBRARY): .venv/installed setup.py $(NATIVE)
 	touch $@
 
 clean:  ## remove everything that was built, .venv too
-	rm -rf .venv build dist demo *.egg-info fastia/kernels/libfastia_cpu.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist demo *.egg-info .benchmarks fastia/kernels/libfastia_cpu.* .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -31,8 +31,8 @@ X86_FLAGS = {
     "upsample_avx2.cpp": ["-mavx2", "-mfma"],
     "upsample_avx512.cpp": [*(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq")), "-mfma"],
 }
-# The loss is held to an error, not to bits. Its vectors never cross a file, so that a change of their ABI is no matter.
-UPSAMPLE_FLAGS = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
+# Its vectors never cross a file, so that the ABI of wide ones is no matter.
+UPSAMPLE_FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
 
 
 def find_compiler() -> list[str]:

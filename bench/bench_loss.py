@@ -132,7 +132,14 @@ def main():
                         print(f"{operation} {who} {shape} {dtype} failed: {done.stderr.strip().splitlines()[-1]}")
                         continue
                     rows.append(json.loads(done.stdout.splitlines()[-1]))
-                    print(operation, who, shape, dtype, f"{rows[-1]['seconds'] * 1e3:.1f} ms", f"{rows[-1]['peak_bytes'] or 0:,} bytes")
+                    print(
+                        operation,
+                        who,
+                        shape,
+                        dtype,
+                        f"{rows[-1]['seconds'] * 1e3:.1f} ms",
+                        f"{rows[-1]['peak_bytes'] or 0:,} bytes",
+                    )
     RESULTS.parent.mkdir(exist_ok=True)
     machine = {"instruction_set": cpu.instruction_set(), "torch": torch.__version__}
     RESULTS.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))

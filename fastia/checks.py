@@ -22,6 +22,7 @@ WEIGHT_DTYPES = {
     torch.float32: "float32",
     torch.float64: "float64",
 }
+_NUMPY_DTYPES = {np.dtype(name) for name in MASK_DTYPES.values()}
 CONNECTIVITIES = (4, 8)
 NORMALIZERS = ("class", "foreground")
 PROTOCOLS = ("wacv2024", "exact")
@@ -139,7 +140,9 @@ def constant(name: str, value: Any, shape: Any, logits: torch.Tensor) -> torch.T
 def number(name: str, value: float, low: float, high: float = math.inf) -> float:
     """Check a number of low..high."""
     if not low <= value <= high:
-        raise ValueError(f"{name} must be {f'at least {low}' if high == math.inf else f'in {low}..{high}'}, got {value}")
+        raise ValueError(
+            f"{name} must be {f'at least {low}' if high == math.inf else f'in {low}..{high}'}, got {value}"
+        )
     return float(value)
 
 
@@ -159,8 +162,8 @@ def _mask(name: str, array: Any, devices: tuple[str, ...] = ("cpu",)) -> Any:
             raise NotImplementedError(f"{name} is on {array.device}, but only the CPU is supported: pass {name}.cpu()")
         allowed = array.dtype in MASK_DTYPES
     else:
-        allowed = array.dtype.name in MASK_DTYPES.values()
-        if allowed and not array.dtype.isnative:
+        allowed = array.dtype in _NUMPY_DTYPES
+        if not allowed and array.dtype.newbyteorder("=") in _NUMPY_DTYPES:
             raise TypeError(f"{name} must be in native byte order, got dtype {array.dtype.str}")
     if not allowed:
         raise TypeError(f"{name} must be of dtype {', '.join(MASK_DTYPES.values())}, got {array.dtype}")

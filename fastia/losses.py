@@ -49,7 +49,7 @@ class SizeWeightedCrossEntropy(nn.Module):
 
     def __init__(self, *, class_weight: Tensor | None = None, **options: Any) -> None:
         super().__init__()
-        allowed = size_weighted_cross_entropy.__kwdefaults__
+        allowed = size_weighted_cross_entropy.__kwdefaults__ or {}
         for name in options:
             if name not in allowed:
                 raise TypeError(f"{name} is no option of SizeWeightedCrossEntropy, which are {', '.join(allowed)}")

@@ -12,9 +12,7 @@ from torchmetrics import Metric
 
 from fastia import checks
 from fastia.functional import Array, Protocol, instance_overlaps, upsample_argmax
-from fastia.scores import SIZE_BOUNDS, SIZE_NAMES, scores, tally
-
-__all__ = ["SIZE_BOUNDS", "SIZE_NAMES", "InstanceAwareIoU", "scores", "tally"]
+from fastia.scores import SIZE_NAMES, scores, tally
 
 
 class InstanceAwareIoU(Metric):

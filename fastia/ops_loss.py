@@ -1,7 +1,6 @@
 """The loss and argmax on upsampled logits as torch.library operators, with gradient and fakes.
 
-The kernels of a tensor's device do the work: `fastia.kernels.cpu_loss`, or `fastia.kernels.triton`, which is imported when
-a CUDA tensor first needs it.
+The kernels of a tensor's device do the work.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def weights(
     background: int | None = 0,
     ignore_index: int | None = 255,
     normalizer: str = "class",
-    dtype: Any = np.float32,
+    dtype: Any = "float32",
 ) -> Array:
     """Eq. 3: min(tau, sum_k S_ck / S_cj) in component j of class c; background 1, ignored 0; `rounded` to `dtype`."""
     labels = label(masks, connectivity=connectivity, background=background, ignore_index=ignore_index)
@@ -171,16 +171,15 @@ def _instance_iou(
     max_instances: int | None,
     max_unmatched: int | None,
 ) -> InstanceIoU:
-    if instance_ignore_index == "ignore_index":
-        instance_ignore_index = ignore_index
+    void_id = ignore_index if isinstance(instance_ignore_index, str) else instance_ignore_index
     _check_ids("preds", preds, _LARGEST_CLASS, "ignore_index", ignore_index)
     _check_ids("target", target, num_classes - 1, "ignore_index", ignore_index)
     if instances is None:
         void = _ignored(target, ignore_index)
         instances = label(target, background=background, ignore_index=ignore_index)
     else:
-        _check_ids("instances", instances, _LARGEST_INSTANCE, "instance_ignore_index", instance_ignore_index)
-        void = _ignored(instances, instance_ignore_index)
+        _check_ids("instances", instances, _LARGEST_INSTANCE, "instance_ignore_index", void_id)
+        void = _ignored(instances, void_id)
         if protocol == "exact":
             void = void | _ignored(target, ignore_index)
 
@@ -318,7 +317,7 @@ def _batched(array: Array) -> Array:
     return array if array.ndim == 3 else array[None]
 
 
-def _counts(rows: Sequence[Sequence[Any]]) -> NDArray[np.int32]:
+def _counts(rows: Sequence[Any]) -> NDArray[np.int32]:
     return np.array([len(row) for row in rows], np.int32)
 
 

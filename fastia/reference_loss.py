@@ -122,7 +122,7 @@ def composite(
     normalize: str = "weights",
     reduction: str = "mean",
 ) -> torch.Tensor:
-    """What one would write in torch: upsample, cross-entropy of each pixel, weighted mean. The peer of test and bench."""
+    """What one would write in torch: upsample, cross-entropy of each pixel, weighted mean. The peer of tests."""
     size = target.shape[1:]
     z = F.interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)
     ignored = torch.zeros(target.shape, dtype=torch.bool) if ignore_index is None else target == ignore_index

@@ -46,10 +46,11 @@ class Output:
             self.array = self.array.view(torch.bfloat16)
 
     def check(self, expected: np.ndarray) -> None:
+        values = self.values
         if isinstance(self.array, torch.Tensor) and self.array.dtype == torch.bfloat16:
-            assert_array_equal(self.array.float().numpy(), expected)
-        else:
-            assert_array_equal(self.values, expected)
+            # Not by torch: its OpenMP threads look like data races to a thread sanitizer.
+            values = (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        assert_array_equal(values, expected)
         self.space[self.inside] = self.before[self.inside]
         assert_array_equal(self.space, self.before, "a kernel wrote outside its output")
 
@@ -157,7 +158,7 @@ def pick(rng: np.random.Generator, choices: Any) -> Any:
 def check(seed: int) -> int:
     """Both checks; one seed in fifty makes images large enough to be cut into strips."""
     if seed % 50 == 0:
-        return check_masks(seed, largest=300) + check_scene(seed, stretch=30)
+        return check_masks(seed, largest=300) + check_scene(seed, stretch=100)
     return check_masks(seed) + check_scene(seed)
 
 

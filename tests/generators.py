@@ -60,13 +60,16 @@ def scene(seed: int, largest: int = 40, stretch: int = 1) -> Scene:
     """Predictions and instances that have to do with a generated target, or now and then nothing.
 
     `stretch` makes every pixel that many wide: large images of few instances, which the reference takes one by one.
+    Some kernels cut images of more than 2^15 pixels into strips.
     """
     rng = np.random.default_rng(seed)
     dtype = _pick(rng, DTYPES)
     ignore_index = _ignore_index(rng)
     ids = _palette(rng, dtype, ignore_index)
     background = _background(rng, ids)
-    batch, height, width = _size(rng, largest)
+    batch, height, width = (
+        _size(rng, largest) if stretch == 1 else rng.integers((1, 2, 2), (4, largest, largest)).tolist()
+    )
     shape = (batch, height, width)
     target = np.array([ids[_pattern(rng, height, width, len(ids))] for _ in range(batch)], dtype).reshape(shape)
     preds = np.array([_predicted(rng, image, ids) for image in target], dtype).reshape(shape)

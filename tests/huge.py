@@ -149,7 +149,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.only is None:
         command = [sys.executable, __file__, "--side", str(arguments.side), "--only"]
-        sys.exit(any([subprocess.run([*command, name]).returncode for name in CHECKS]))
+        failed = [name for name in CHECKS if subprocess.run([*command, name]).returncode]
+        sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
     pixels = CHECKS[arguments.only](arguments.side)
     peak = peak_memory()
     print(f"{arguments.only}: right; peak memory {peak / 2**30:.2f} GiB, {peak / pixels:.2f} bytes a pixel", flush=True)

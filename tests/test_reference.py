@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ from generators import mask_arrays
 from hypothesis import given
 from scipy import ndimage
 
-from fastia import reference
+from fastia import functional, reference
 
 SPLITS = {"coco100": "all", "voc3": "val"}
 SIZES = ("small", "medium", "large")
@@ -284,6 +285,16 @@ def test_empty_input():
         found, confusion = reference.instance_overlaps(masks, masks, masks, num_classes=3)
         assert found.iou.shape == (*shape[:-2], 0)
         assert confusion.sum() == 0
+
+
+@pytest.mark.parametrize("name", ["label", "components", "weights", "instance_iou", "instance_overlaps"])
+def test_arguments_are_those_of_functional(name):
+    def arguments(module):
+        parameters = inspect.signature(getattr(module, name)).parameters.values()
+        default = {p.name: (p.kind, str(p.default).removeprefix("torch.")) for p in parameters}
+        return {name: default[name] for name in default if name not in ("validate", "threads")}
+
+    assert arguments(reference) == arguments(functional)
 
 
 @given(mask_arrays())

@@ -98,12 +98,14 @@ def worst(value: torch.Tensor, exact: torch.Tensor) -> float:
 
 def check(logits, target, weights, class_weight, grad, **options):
     """Error no larger than that of eager in the same dtype, plus 1e-6 of the largest value."""
-    exact_loss, exact_gradient, _, ids = eager(logits, target, ones(weights, target), class_weight, grad, torch.float64, **options)
-    eager_loss, eager_gradient, *_ = eager(logits, target, ones(weights, target), class_weight, grad, logits.dtype, **options)
-    loss, lse, sums = kernels.upsample_cross_entropy(logits, target, weights, class_weight, **options)
-    gradient = kernels.upsample_cross_entropy_backward(
-        grad, logits, target, weights, class_weight, lse, **options
+    exact_loss, exact_gradient, _, ids = eager(
+        logits, target, ones(weights, target), class_weight, grad, torch.float64, **options
     )
+    eager_loss, eager_gradient, *_ = eager(
+        logits, target, ones(weights, target), class_weight, grad, logits.dtype, **options
+    )
+    loss, lse, sums = kernels.upsample_cross_entropy(logits, target, weights, class_weight, **options)
+    gradient = kernels.upsample_cross_entropy_backward(grad, logits, target, weights, class_weight, lse, **options)
     assert loss.dtype == torch.float32
     assert lse.dtype == sums.dtype == torch.float64
     assert gradient.dtype == logits.dtype
@@ -191,11 +193,13 @@ def test_nan_and_infinity_propagate_as_in_eager(value, size):
     target[:, 3:] = 255
     options = {"label_smoothing": 0.1, "ignore_index": 255, "align_corners": False}
     grad = torch.ones(target.shape)
-    expected, _, _, ids = eager(logits, target, torch.ones(target.shape), None, grad, torch.float32, **options)
+    expected, _, _, _ids = eager(logits, target, torch.ones(target.shape), None, grad, torch.float32, **options)
     loss, lse, _ = kernels.upsample_cross_entropy(logits, target, None, None, **options)
     torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=1e-6, equal_nan=True)
     gradient = kernels.upsample_cross_entropy_backward(grad, logits, target, None, None, lse, **options)
-    clean = kernels.upsample_cross_entropy_backward(grad, torch.zeros_like(logits), target, None, None, lse * 0, **options)
+    clean = kernels.upsample_cross_entropy_backward(
+        grad, torch.zeros_like(logits), target, None, None, lse * 0, **options
+    )
     # A pixel of low resolution whose outputs are all ignored has none of it.
     assert (gradient.isfinite() | (clean != 0)).all()
 
@@ -206,7 +210,7 @@ def test_large_and_far_apart_logits_neither_overflow_nor_vanish():
     logits[0, 30, 0] = -3e4
     logits[0, :20, 1, 1] = float("-inf")
     target = torch.full((1, 3, 3), 30)
-    loss, lse, _ = kernels.upsample_cross_entropy(
+    _loss, lse, _ = kernels.upsample_cross_entropy(
         logits, target, None, None, label_smoothing=0.0, ignore_index=None, align_corners=True
     )
     up = F.interpolate(logits.double(), (3, 3), mode="bilinear", align_corners=True)
@@ -297,7 +301,16 @@ def first_output_kernel(
 def test_cells_partition_the_outputs_exactly(align_corners):
     """Against a count of ATen's float32 source indices, also where sizes make float32 round."""
     rng = np.random.default_rng(0)
-    pairs = [*rng.integers(1, 40, (40, 2)), (1, 1), (1, 9), (9, 1), (65, 513), (64, 256), (3, 100_003), (49_157, 98_317)]
+    pairs = [
+        *rng.integers(1, 40, (40, 2)),
+        (1, 1),
+        (1, 9),
+        (9, 1),
+        (65, 513),
+        (64, 256),
+        (3, 100_003),
+        (49_157, 98_317),
+    ]
     pairs += [(70_001, 70_000), (40_000, 1_000_003), (99_991, 7)]
     for in_size, out_size in pairs:
         logits = torch.empty(1, 1, 1, in_size)

@@ -126,9 +126,10 @@ template <class Format>
 void weigh(const fastia_maps& masks, const fastia_options& options, int32_t normalizer, double tau,
            typename Format::Bits* weights) {
     const int64_t pixels = masks.shape[1] * masks.shape[2];
-    for_each_labelling(masks, formation_of(options), options.ignore_index, options.threads,
-                       [&](int64_t image, const Map& map, Labelling& labelling, int threads) {
-                           const uint32_t count = labelling.components;
+    for_each_labelling(
+        masks, formation_of(options), options.ignore_index, options.threads,
+        [&](int64_t image, const Map& map, Labelling& labelling, int threads) {
+            const uint32_t count = labelling.components;
             Buffer<int64_t> sums, totals;
             Buffer<int32_t> ids;
             Buffer<typename Format::Bits> values;
@@ -151,7 +152,7 @@ void weigh(const fastia_maps& masks, const fastia_options& options, int32_t norm
                 value[c] = of_class > far_above * own ? capped : round_to<Format>(std::min(tau, of_class / own));
             }
             fill(labelling, value, weights + image * pixels, threads);
-                       });
+        });
 }
 
 std::vector<fastia_component_table::Component> describe(const Labelling& labelling, const Map& map) {

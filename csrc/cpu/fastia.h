@@ -115,8 +115,8 @@ typedef struct {
     int32_t threads;
 } fastia_cross_entropy;
 
-// Fills loss and lse [B, H, W] (0 where ignored) and sums [3]: of the loss, of weight * class_weight over the pixels that
-// are not ignored, and their number.
+// Fills loss and lse [B, H, W] (0 where ignored) and sums [3]: of the loss, of weight * class_weight over the pixels
+// that are not ignored, and their number.
 FASTIA_API int32_t fastia_upsample_cross_entropy(const fastia_cross_entropy* problem, void* loss, double* lse,
                                                  double* sums, fastia_error* error);
 // `grad` is the gradient of each pixel's loss, [B, H, W] with strides in bytes, all 0 for one value.

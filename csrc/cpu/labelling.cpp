@@ -418,15 +418,16 @@ void for_each_labelling(const fastia_maps& maps, const Formation& formation, fas
                         const std::function<void(int64_t, const Map&, Labelling&, int)>& finish) {
     const RowKernels& kernels = row_kernels();
     for_each_image(maps, threads, [&](int64_t image, const Division& division, int strip_threads) {
-        Labelling own;
-        Labelling& labelling = division.strips == 1 ? kept : own;
+        Labelling& labelling = kept;
         const Map map(maps, image, ignore_index, 0);
         division.assign(labelling, map.height);
         parallel_for(division.strips, strip_threads,
                      [&](int64_t s) { scan_strip(labelling.strips[s], map, formation, kernels); });
         labelling.merge(map, formation, kernels);
         finish(image, map, labelling, strip_threads);
-        if (labelling.strips[0].bytes() > kKeptBytes) labelling = Labelling();
+        int64_t bytes = 0;
+        for (const Strip& strip : labelling.strips) bytes += strip.bytes();
+        if (bytes > kKeptBytes) labelling = Labelling();
     });
 }
 

@@ -74,7 +74,8 @@ struct Labelling {
         for (size_t s = 0; s < strips.size(); ++s) {
             const Strip& strip = strips[s];
             const uint32_t* whole = strips.size() == 1 ? nullptr : merged_.data() + component_offset_[s];
-            const uint32_t *first = strip.first.data(), *next_row = strip.first_run.data() + 1, *start = strip.start.data();
+            const uint32_t *first = strip.first.data(), *next_row = strip.first_run.data() + 1,
+                           *start = strip.start.data();
             int64_t row = 0, row_start = 0;
             for (uint32_t c = kFirstComponent, count = strip.components; c < count; ++c) {
                 if (whole && whole[c] != next) continue;

@@ -37,10 +37,10 @@ inline uint64_t at_least(const uint8_t* a, uint8_t id) {
     return _mm512_cmpge_epu8_mask(load(a), _mm512_set1_epi8(static_cast<char>(id)));
 }
 
+// Joined as masks: GCC 12 may spill a 16-bit mask and read back more than it wrote.
 template <class Compare>
 inline uint64_t four(Compare compare) {
-    return static_cast<uint64_t>(compare(0)) | static_cast<uint64_t>(compare(16)) << 16 |
-           static_cast<uint64_t>(compare(32)) << 32 | static_cast<uint64_t>(compare(48)) << 48;
+    return _mm512_kunpackd(_mm512_kunpackw(compare(48), compare(32)), _mm512_kunpackw(compare(16), compare(0)));
 }
 inline uint64_t equal(const int32_t* a, const int32_t* b) {
     return four([=](int x) { return _mm512_cmpeq_epi32_mask(load(a + x), load(b + x)); });

@@ -188,11 +188,11 @@ void forward(const fastia_cross_entropy& problem, T* loss, double* lse, double* 
     for (int64_t i = 0; i < 3 * all_rows; ++i) sums[i % 3] += row_sums[i];
 }
 
-// Each band of rows of logits gathers from the output rows that touch it; those between two bands are worked on twice. A
-// row's gradient is the sum of the pieces above it, then of those below, whatever the bands.
+// Each band of rows of logits gathers from the output rows that touch it; those between two bands are worked on twice.
+// A row's gradient is the sum of the pieces above it, then of those below, whatever the bands.
 template <class T>
-void backward(const fastia_cross_entropy& problem, const char* grad, const int64_t* grad_strides,
-              const double* lse, const fastia_logits& gradient) {
+void backward(const fastia_cross_entropy& problem, const char* grad, const int64_t* grad_strides, const double* lse,
+              const fastia_logits& gradient) {
     const int64_t height = problem.target.shape[1], width = problem.target.shape[2];
     const Plan<T> plan(problem.logits, height, width, problem.align_corners);
     const Terms<T> terms(problem);
@@ -227,8 +227,8 @@ void backward(const fastia_cross_entropy& problem, const char* grad, const int64
                     const int32_t target = targets.ids[to + x];
                     if (weights) share *= weights[from + x];
                     if (target < 0) share = 0;
-                    const T hit = terms.on_target * share *
-                                  (terms.class_weight ? terms.class_weight[std::max(target, 0)] : 1);
+                    const T hit =
+                        terms.on_target * share * (terms.class_weight ? terms.class_weight[std::max(target, 0)] : 1);
                     on_target[to + x] = hit;
                     on_each[to + x] = terms.on_each * share;
                     const T rounded = static_cast<T>(lse[from + x]), rest = static_cast<T>(lse[from + x] - rounded);

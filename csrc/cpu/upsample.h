@@ -1,8 +1,8 @@
 // Bilinear interpolation fused with what is done to the interpolated logits, once per instruction set.
 //
-// The work is cut into pieces: output rows that lie between the same two rows of logits. A piece is worked on in tiles of
-// as many output columns as a vector has lanes, so that its two rows are interpolated horizontally once per tile and only
-// vertically once per output pixel. Gradients go the same way back.
+// The work is cut into pieces: output rows that lie between the same two rows of logits. A piece is worked on in tiles
+// of as many output columns as a vector has lanes, so that its two rows are interpolated horizontally once per tile and
+// only vertically once per output pixel. Gradients go the same way back.
 #pragma once
 #include <cstdint>
 
@@ -36,16 +36,16 @@ struct Piece {
 inline int64_t padded(int64_t count, int64_t lanes) { return (count + lanes - 1) / lanes * lanes; }
 inline int64_t scratch_size(int64_t classes, int64_t lanes) { return (4 * lanes + 1) * padded(classes, lanes); }
 
-// Arrays of pixels are [rows, tiles * lanes]; `target` is -1 where a pixel is ignored. Nothing is written for a row of a
-// tile that is not live: one whose pixels are all ignored.
+// Arrays of pixels are [rows, tiles * lanes]; `target` is -1 where a pixel is ignored. Nothing is written for a row of
+// a tile that is not live: one whose pixels are all ignored.
 template <class T>
 struct ForwardPiece : Piece<T> {
     const int32_t* target;
-    const uint8_t* live;     // [rows, tiles]
-    const T* weight;         // null: 1
-    const T* class_weight;   // [classes], null: 1
+    const uint8_t* live;    // [rows, tiles]
+    const T* weight;        // null: 1
+    const T* class_weight;  // [classes], null: 1
     T class_weight_sum;
-    T on_target, on_each;    // 1 - label_smoothing, label_smoothing / classes
+    T on_target, on_each;  // 1 - label_smoothing, label_smoothing / classes
     T* loss;
     T* lse;       // log-sum-exp is the sum of these two: rounded to T it would lose digits that
     T* lse_rest;  // the softmax of large logits still has

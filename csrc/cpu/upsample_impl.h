@@ -17,8 +17,7 @@ struct Tile {
     int rows = 0;
     int row[kMostRows];
 
-    Tile(const Piece<T>& piece)
-        : classes(piece.classes), upper(piece.scratch), lower(upper + padded(classes, L) * L) {}
+    Tile(const Piece<T>& piece) : classes(piece.classes), upper(piece.scratch), lower(upper + padded(classes, L) * L) {}
 
     // Lists the live rows; false if there is none.
     bool find_live_rows(const uint8_t* live, const Piece<T>& piece, int64_t tile) {
@@ -46,12 +45,12 @@ FASTIA_INLINE void interpolate_columns(const Piece<T>& piece, const T* source, i
     if (last - first < L) {
         for (int64_t c = 0; c < classes; ++c) {
             const Vector<T> window = load(base + c * stride);
-            store(out + c * L, permute(window, near) * left_weight + permute(window, far) * right_weight);
+            store(out + c * L, fused(permute(window, far), right_weight, permute(window, near) * left_weight));
         }
     } else {
         for (int64_t c = 0; c < classes; ++c) {
             const T* row = base + c * stride;
-            store(out + c * L, gather(row, near) * left_weight + gather(row, far) * right_weight);
+            store(out + c * L, fused(gather(row, far), right_weight, gather(row, near) * left_weight));
         }
     }
 }
@@ -69,10 +68,12 @@ struct Pixels {
     const T upper_weight, lower_weight;
 
     Pixels(const Tile<T>& t, const Piece<T>& piece, int r)
-        : tile(t), upper_weight(kTwoRows ? piece.upper_weight[r] : 1), lower_weight(kTwoRows ? piece.lower_weight[r] : 0) {}
+        : tile(t),
+          upper_weight(kTwoRows ? piece.upper_weight[r] : 1),
+          lower_weight(kTwoRows ? piece.lower_weight[r] : 0) {}
 
     FASTIA_INLINE Vector<T> mix(Vector<T> upper, Vector<T> lower) const {
-        return kTwoRows ? upper * upper_weight + lower * lower_weight : upper;
+        return kTwoRows ? fused(lower, lower_weight, upper * upper_weight) : upper;
     }
     FASTIA_INLINE Vector<T> logits(int64_t c) const {
         constexpr int L = kLanes<T>;
@@ -112,7 +113,7 @@ FASTIA_INLINE void summarise(const ForwardPiece<T>& piece, const T* values, Vect
     if (piece.on_each == 0) return;
     for (int64_t c = 0; c < piece.classes; ++c) {
         const T weight = piece.class_weight ? piece.class_weight[c] : 1;
-        below += (largest - load(values + c * L)) * weight;
+        below = fused(largest - load(values + c * L), weight, below);
     }
 }
 
@@ -193,8 +194,8 @@ void spread_columns(const Piece<T>& piece, const T* values, int64_t x, T* gradie
                 near = far;
                 right = load(near + classes);
             }
-            left += rows[i] * piece.left_weight[x + i];
-            right += rows[i] * piece.right_weight[x + i];
+            left = fused(rows[i], piece.left_weight[x + i], left);
+            right = fused(rows[i], piece.right_weight[x + i], right);
         }
         store(near, left);
         store(near + classes, right);
@@ -271,12 +272,12 @@ void backward_piece(const BackwardPiece<T>& piece) {
                     const Vector<T> p = exp_nonpositive(pixels.mix(upper, lower) - shares.lse[k]);
                     if (decltype(has_target)::value) {
                         const Vector<T> one_hot = shares.target[k] == class_id ? shares.one_hot[k] : Vector<T>{};
-                        const Vector<T> g = p * shares.softmax[k] - one_hot;
-                        upper_total += g * pixels.upper_weight;
-                        if (kTwoRows) lower_total += g * pixels.lower_weight;
+                        const Vector<T> g = fused(p, shares.softmax[k], -one_hot);
+                        upper_total = fused(g, pixels.upper_weight, upper_total);
+                        if (kTwoRows) lower_total = fused(g, pixels.lower_weight, lower_total);
                     } else {
-                        upper_total += p * shares.upper_softmax[k];
-                        if (kTwoRows) lower_total += p * shares.lower_softmax[k];
+                        upper_total = fused(p, shares.upper_softmax[k], upper_total);
+                        if (kTwoRows) lower_total = fused(p, shares.lower_softmax[k], lower_total);
                     }
                 }
             };

@@ -1,7 +1,7 @@
 // Vectors of the widest registers this file is compiled for, with exponential, logarithm and transposition.
 //
-// Arithmetic is that of the compiler's vector extension. These files are compiled with contraction, so that a * b + c is
-// one instruction; rounding differs between instruction sets.
+// Arithmetic is that of the compiler's vector extension. Multiply-adds are fused where the processor can and where it
+// is written: the forward and the backward pass have to round alike. Rounding differs between instruction sets.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -10,6 +10,8 @@
 #include <immintrin.h>
 #elif defined(__SSE2__)
 #include <emmintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace fastia {
@@ -71,6 +73,32 @@ FASTIA_INLINE Integers<double> load_ids(const int32_t* p, double) {
     Integers<double> v{};
     for (int i = 0; i < kLanes<double>; ++i) v[i] = p[i];
     return v;
+}
+
+// a * b + c
+FASTIA_INLINE Vector<float> fused(Vector<float> a, Vector<float> b, Vector<float> c) {
+#if defined(__AVX512F__)
+    return (Vector<float>)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__)
+    return (Vector<float>)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+    return (Vector<float>)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
+FASTIA_INLINE Vector<double> fused(Vector<double> a, Vector<double> b, Vector<double> c) { return a * b + c; }
+template <class V>
+FASTIA_INLINE V fused(V a, decltype(a[0] + a[0]) b, V c) {
+    return fused(a, b - V{}, c);
+}
+template <class V>
+FASTIA_INLINE V fused(V a, decltype(a[0] + a[0]) b, decltype(a[0] + a[0]) c) {
+    return fused(a, b - V{}, c - V{});
+}
+template <class V>
+FASTIA_INLINE V fused(V a, V b, decltype(a[0] + a[0]) c) {
+    return fused(a, b, c - V{});
 }
 
 // The larger one of two; `b` where it is NaN.
@@ -141,17 +169,17 @@ FASTIA_INLINE Vector<double> permute(Vector<double> base, Integers<double> index
 // e^x for x <= 0 to about 1 ulp; below e^-87.3 a value that counts as 0, NaN for NaN.
 FASTIA_INLINE Vector<float> exp_nonpositive(Vector<float> x) {
     x = maximum(splat(-88.0f), x);
-    const Vector<float> shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the integer is in the lowest bits
+    const Vector<float> shifted = fused(x, 1.44269504f, 12582912.0f);  // 1.5 * 2^23: the integer is in the lowest bits
     const Vector<float> n = shifted - 12582912.0f;
-    Vector<float> r = x - n * 0.693359375f;
-    r = r + n * 2.12194440e-4f;
+    Vector<float> r = fused(n, -0.693359375f, x);
+    r = fused(n, 2.12194440e-4f, r);
     // The polynomial of degree 6 with the least relative error on |r| <= ln(2) / 2, 3e-9.
-    Vector<float> p = r * 0.0013814320554956794f + 0.00836885068565607f;
-    p = p * r + 0.041668400168418884f;
-    p = p * r + 0.1666651964187622f;
-    p = p * r + 0.4999999403953552f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
+    Vector<float> p = fused(r, 0.0013814320554956794f, 0.00836885068565607f);
+    p = fused(p, r, 0.041668400168418884f);
+    p = fused(p, r, 0.1666651964187622f);
+    p = fused(p, r, 0.4999999403953552f);
+    p = fused(p, r, 1.0f);
+    p = fused(p, r, 1.0f);
     return (Vector<float>)(bits_of<float>(p) + (bits_of<float>(shifted) << 23));
 }
 FASTIA_INLINE Vector<double> exp_nonpositive(Vector<double> x) {
@@ -166,14 +194,14 @@ FASTIA_INLINE Vector<float> log_positive(Vector<float> x) {
     const Vector<float> f = (Vector<float>)(bits - (exponent << 23)) - 1.0f;
     const Vector<float> e = __builtin_convertvector(exponent, Vector<float>);
     const Vector<float> z = f * f;
-    Vector<float> p = f * 7.0376836292e-2f - 1.1514610310e-1f;
-    p = p * f + 1.1676998740e-1f;
-    p = p * f - 1.2420140846e-1f;
-    p = p * f + 1.4249322787e-1f;
-    p = p * f - 1.6668057665e-1f;
-    p = p * f + 2.0000714765e-1f;
-    p = p * f - 2.4999993993e-1f;
-    p = p * f + 3.3333331174e-1f;
+    Vector<float> p = fused(f, 7.0376836292e-2f, -1.1514610310e-1f);
+    p = fused(p, f, 1.1676998740e-1f);
+    p = fused(p, f, -1.2420140846e-1f);
+    p = fused(p, f, 1.4249322787e-1f);
+    p = fused(p, f, -1.6668057665e-1f);
+    p = fused(p, f, 2.0000714765e-1f);
+    p = fused(p, f, -2.4999993993e-1f);
+    p = fused(p, f, 3.3333331174e-1f);
     p = p * f * z - e * 2.12194440e-4f - z * 0.5f;
     return f + p + e * 0.693359375f + (x - x);
 }

@@ -12,8 +12,8 @@
 
 namespace fastia {
 
-// Where output positions lie along an axis: between `index` and `index` + 1, which count with `near` and `far`. As ATen's
-// area_pixel_compute_source_index, in T with a fused multiply-add; on the last row or column `far` is 0.
+// Where output positions lie along an axis: between `index` and `index` + 1, which count with `near` and `far`. As
+// ATen's area_pixel_compute_source_index, in T with a fused multiply-add; on the last row or column `far` is 0.
 template <class T>
 struct Axis {
     std::vector<int32_t> index;
@@ -59,7 +59,8 @@ void read_row(const char* from, int64_t class_stride, int64_t column_stride, int
     for (int64_t c = 0; c < classes; ++c, from += class_stride, to += stride) {
         for (int64_t x = 0; x < width; ++x) {
             Source value;
-            std::memcpy(&value, from + x * (dense ? static_cast<int64_t>(sizeof(Source)) : column_stride), sizeof value);
+            std::memcpy(&value, from + x * (dense ? static_cast<int64_t>(sizeof(Source)) : column_stride),
+                        sizeof value);
             to[x] = static_cast<T>(value);
         }
     }
@@ -163,7 +164,8 @@ struct Plan {
 template <class T>
 class Reader {
   public:
-    Reader(const Plan<T>& plan, int64_t image) : plan_(plan), image_(image), size_(plan.logits.shape[1] * plan.stride) {}
+    Reader(const Plan<T>& plan, int64_t image)
+        : plan_(plan), image_(image), size_(plan.logits.shape[1] * plan.stride) {}
 
     // For output rows y .. y + rows - 1 below row `index` of the logits.
     void prepare(Piece<T>& piece, int64_t index, int64_t y, int rows) {

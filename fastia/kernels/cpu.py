@@ -17,8 +17,11 @@ import torch
 
 Array = Any  # a NumPy array or a torch tensor
 
-_MASK_DTYPES = {"bool": 0, "uint8": 0, "int16": 1, "uint16": 2, "int32": 3, "int64": 4}
-_FLOAT_DTYPES = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}
+_MASK_DTYPES: dict[Any, int] = {}  # of NumPy and torch
+for _code, _names in enumerate((("bool", "uint8"), ("int16",), ("uint16",), ("int32",), ("int64",))):
+    _MASK_DTYPES |= {np.dtype(name): _code for name in _names} | {getattr(torch, name): _code for name in _names}
+_FLOAT_DTYPES: dict[Any, int] = {np.dtype("float16"): 0, np.dtype("float32"): 2, np.dtype("float64"): 3}
+_FLOAT_DTYPES |= {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
 _PROTOCOLS = {"wacv2024": 0, "exact": 1}
 _NORMALIZERS = {"class": 0, "foreground": 1}
 _INVALID_ID, _OUT_OF_MEMORY, _TOO_MANY_COMPONENTS = 1, 2, 3
@@ -28,11 +31,14 @@ class InvalidId(ValueError):
     """An id that is neither allowed nor `ignore_index`."""
 
 
+_Three = ctypes.c_int64 * 3
+
+
 class _Maps(ctypes.Structure):
     _fields_ = [
         ("data", ctypes.c_void_p),
-        ("shape", ctypes.c_int64 * 3),
-        ("strides", ctypes.c_int64 * 3),
+        ("shape", _Three),
+        ("strides", _Three),
         ("dtype", ctypes.c_int32),
     ]
 
@@ -106,7 +112,9 @@ def label(
     """Fills `out` (int32) with the labels of `masks`."""
     options = _options(connectivity, background, ignore_index, threads)
     error = _Error()
-    status = _library.fastia_label(ctypes.byref(_maps(masks)), ctypes.byref(options), _pointer(out), ctypes.byref(error))
+    status = _library.fastia_label(
+        ctypes.byref(_maps(masks)), ctypes.byref(options), _pointer(out), ctypes.byref(error)
+    )
     _check(status, error, ("masks",), ignore_index)
 
 
@@ -129,7 +137,7 @@ def weights(
         ctypes.byref(options),
         _NORMALIZERS[normalizer],
         ctypes.c_double(tau),
-        _FLOAT_DTYPES[_dtype_name(out)],
+        _FLOAT_DTYPES[out.dtype],
         _pointer(out),
         ctypes.byref(error),
     )
@@ -176,7 +184,8 @@ def instance_iou(
     """Returns the table of the ground-truth instances and unmatched components.
 
     With `num_classes`, predictions from it on form no component, such a target is an error, and `confusion`
-    (int64 `[B, C, C + 1]`) is filled: rows ground truth, columns prediction, the last for predictions outside the classes.
+    (int64 `[B, C, C + 1]`) is filled: rows ground truth, columns prediction, the last one for predictions outside the
+    classes.
     """
     options = _OverlapOptions(
         _options(8, background, ignore_index, threads),
@@ -253,18 +262,13 @@ def _pointer(array: Array) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.data_ptr() if isinstance(array, torch.Tensor) else array.ctypes.data)
 
 
-def _dtype_name(array: Array) -> str:
-    return str(array.dtype).removeprefix("torch.")
-
-
 def _maps(masks: Array) -> _Maps:
     if isinstance(masks, torch.Tensor):
         size = masks.element_size()
         strides = [size * stride for stride in masks.stride()]
     else:
         strides = masks.strides
-    dtype = _MASK_DTYPES[_dtype_name(masks)]
-    return _Maps(_pointer(masks), (ctypes.c_int64 * 3)(*masks.shape), (ctypes.c_int64 * 3)(*strides), dtype)
+    return _Maps(_pointer(masks), _Three(*masks.shape), _Three(*strides), _MASK_DTYPES[masks.dtype])
 
 
 def _id(value: int | None) -> _Id:

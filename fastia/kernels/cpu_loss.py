@@ -102,7 +102,9 @@ def upsample_cross_entropy_backward(
     return grad_logits
 
 
-def upsample_argmax(logits: Tensor, size: tuple[int, int], *, align_corners: bool, threads: int | None = None) -> Tensor:
+def upsample_argmax(
+    logits: Tensor, size: tuple[int, int], *, align_corners: bool, threads: int | None = None
+) -> Tensor:
     """Returns the class of the largest upsampled logit, `[B, H, W]`: uint8 for up to 256 classes, else int32."""
     out = torch.empty((len(logits), *size), dtype=torch.uint8 if logits.shape[1] <= 256 else torch.int32)
     error = cpu._Error()
@@ -137,7 +139,7 @@ def _byte_strides(tensor: Tensor) -> list[int]:
 
 def _logits(logits: Tensor) -> _Logits:
     shape, strides = (ctypes.c_int64 * 4)(*logits.shape), (ctypes.c_int64 * 4)(*_byte_strides(logits))
-    return _Logits(_pointer(logits), shape, strides, cpu._FLOAT_DTYPES[cpu._dtype_name(logits)])
+    return _Logits(_pointer(logits), shape, strides, cpu._FLOAT_DTYPES[logits.dtype])
 
 
 def _problem(

@@ -12,8 +12,6 @@ import triton
 import triton.language as tl
 
 
-
-
 def _kernel(function: Callable) -> Any:
     """`triton.jit` without specialisation: neither on values such as 1 or multiples of 16, nor on aligned addresses."""
     names = [name for name, p in inspect.signature(function).parameters.items() if p.annotation is not tl.constexpr]
@@ -44,10 +42,7 @@ def _source(index, scale, size, ALIGN_CORNERS: tl.constexpr):
 @triton.jit
 def _first_output(cell, scale, inverse_scale, in_size, out_size, ALIGN_CORNERS: tl.constexpr):
     """The first output index whose lower neighbour is `cell` or beyond: exact, since the guess is off by 1 at most."""
-    if ALIGN_CORNERS:
-        guess = cell.to(tl.float32) * inverse_scale
-    else:
-        guess = (cell.to(tl.float32) + 0.5) * inverse_scale - 0.5
+    guess = cell.to(tl.float32) * inverse_scale if ALIGN_CORNERS else (cell.to(tl.float32) + 0.5) * inverse_scale - 0.5
     first = tl.minimum(guess, out_size.to(tl.float32)).to(tl.int32) - 2
     for _ in tl.static_range(4):
         lower, _upper, _fraction = _source(first, scale, in_size, ALIGN_CORNERS)
