@@ -35,7 +35,7 @@ def upsample_cross_entropy(
     align_corners: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Weighted loss and float64 log-sum-exp `[B, H, W]`, and `[3]` sums: of the loss, of weights, of valid pixels."""
-    return _kernels(logits).upsample_cross_entropy(
+    return cpu_loss.upsample_cross_entropy(
         logits,
         target,
         weights,
@@ -58,7 +58,7 @@ def upsample_cross_entropy_backward(
     align_corners: bool,
 ) -> Tensor:
     """The gradient of the logits from that of each pixel's loss, `[B, H, W]` or 0-d."""
-    return _kernels(logits).upsample_cross_entropy_backward(
+    return cpu_loss.upsample_cross_entropy_backward(
         grad,
         logits,
         target,
@@ -73,15 +73,7 @@ def upsample_cross_entropy_backward(
 
 def upsample_argmax(logits: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
     """Class ids `[B, height, width]`."""
-    return _kernels(logits).upsample_argmax(logits, (height, width), align_corners=align_corners)
-
-
-def _kernels(logits: Tensor) -> Any:
-    if logits.device.type == "cpu":
-        return cpu_loss
-    from fastia.kernels import triton  # a CPU torch has no Triton
-
-    return triton
+    return cpu_loss.upsample_argmax(logits, (height, width), align_corners=align_corners)
 
 
 def _arithmetic(logits: Tensor) -> torch.dtype:
