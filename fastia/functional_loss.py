@@ -134,7 +134,7 @@ def upsample_argmax(logits: Tensor, size: Sequence[int], *, align_corners: bool 
         >>> import torch
         >>> import fastia
         >>> fastia.upsample_argmax(torch.tensor([[[[0.0, 4.0]], [[1.0, 1.0]]]]), (1, 4))
-        tensor([[[1, 1, 0, 0]]], dtype=torch.uint8)
+        tensor([[[1, 0, 0, 0]]], dtype=torch.uint8)
 
     Source: ``F.interpolate(logits, size, mode="bilinear").argmax(1)``.
     """

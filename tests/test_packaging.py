@@ -89,4 +89,5 @@ def test_wide_instructions_stay_in_their_own_files(source, wheel):
         pytest.skip("needs nm and an x86-64 build")
     for path in objects:
         symbols = [line.split() for line in run("nm", "--defined-only", path).stdout.splitlines()]
-        assert [name for *_, kind, name in symbols if kind in "VWu"] == [], path.name
+        inline = [name for *_, kind, name in symbols if kind in "VWu" and not name.startswith("DW.ref.")]  # no code
+        assert inline == [], path.name
