@@ -4,15 +4,17 @@ import math
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastia
-from fastia import reference_loss
+from fastia import ops_loss, reference_loss
 from fastia.kernels import cpu_loss
 
 ops = torch.ops.fastia
@@ -77,7 +79,7 @@ def random_configuration(rng: np.random.Generator) -> tuple[dict[str, Any], dict
 def check_error_against_eager(
     problem: dict[str, Any], options: dict[str, Any], rng: np.random.Generator, device: str = "cpu"
 ) -> None:
-    """Loss and gradient, with a random upstream gradient of each pixel if not reduced, are as exact as those of torch."""
+    """Loss and gradient are as exact as those of torch; the upstream gradient is random, of each pixel if any."""
     logits, target, weights = (tensor.to(device) for tensor in random_problem(**problem))
     options = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in options.items()}
     logits.requires_grad_()
@@ -474,3 +476,30 @@ def test_autocast_takes_half_logits_and_returns_float32(dtype: torch.dtype) -> N
     torch.testing.assert_close(loss, compared, rtol=0, atol=0)
     loss.backward()
     assert convolution.weight.grad is not None
+
+
+def test_cuda_tensors_are_refused_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    for name in [name for name in sys.modules if name.startswith("fastia.kernels.triton")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(fastia.kernels, "triton", raising=False)
+    logits = SimpleNamespace(device=torch.device("cuda", 0))
+    with pytest.raises(ModuleNotFoundError, match="logits are on cuda:0, where this operation needs Triton"):
+        ops_loss._kernels(logits)
+
+
+@torch.no_grad()
+def test_cuda_tensors_pass_the_checks() -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        logits = torch.empty(2, 5, 8, 8, device="cuda", dtype=torch.bfloat16)
+        target = torch.empty(2, 32, 32, device="cuda", dtype=torch.uint8)
+        weights = torch.empty(2, 32, 32, device="cuda")
+        loss = loss_of(logits, target, weights, reduction="none")
+        assert (loss.device.type, loss.dtype, loss.shape) == ("cuda", torch.float32, (2, 32, 32))
+        assert fastia.upsample_argmax(logits, (32, 32)).shape == (2, 32, 32)
+        with pytest.raises(NotImplementedError, match="weights are computed on the CPU only: pass weights="):
+            loss_of(logits, target)
+        with pytest.raises(TypeError, match=r"float16, bfloat16, float32 on a GPU, got torch\.float64"):
+            loss_of(logits.double(), target, weights)
+        with pytest.raises(ValueError, match="logits and target must be on the same device, got cuda:0 and cpu"):
+            loss_of(logits, torch.empty(2, 32, 32, dtype=torch.uint8), weights)

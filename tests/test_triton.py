@@ -1,16 +1,22 @@
-"""The Triton kernels without a GPU: run by Triton's interpreter, compiled ahead of time, and keyed for the JIT cache."""
+"""The Triton kernels without a GPU: interpreted, compiled ahead of time, and keyed for the JIT cache; and with one."""
 
 import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-triton = pytest.importorskip("triton", reason="needs Triton, which ships for Linux alone")
+import fastia
 
+pytest.importorskip("triton", reason="needs Triton, which ships for Linux alone")
+
+import triton
+from test_losses import check_error_against_eager, random_configuration, random_problem
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -18,8 +24,9 @@ from fastia.kernels import triton as kernels
 from fastia.kernels import triton_kernels
 
 ARCHITECTURES = (80, 90, 100)
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 KERNELS = ("forward", "argmax", "pixel", "backward", "backward_same_size")
+LOOPS = ("forward", "backward")  # most of the time is spent here
 POINTERS = {"target": "i64", "labels": "i16", "row_used": "i32", "out": "u8", "log_sum_exp": "fp64"}
 
 pytestmark = pytest.mark.skipif(triton.knobs.runtime.interpret, reason="TRITON_INTERPRET=1 leaves nothing to compile")
@@ -53,8 +60,7 @@ def resource_usage(kernel, architecture, dtype, **constants) -> dict[str, int]:
         target=GPUTarget("cuda", architecture, 32),
         options={"num_warps": warps, **kernels.OPTIONS},
     )
-    for spill in ("ld.local", "st.local", "atom.", "red."):
-        assert not re.search(rf"\b{re.escape(spill)}", compiled.asm["ptx"])
+    assert not re.search(r"(?<![\w.])(ld\.local|st\.local|atom|red)\b", compiled.asm["ptx"])  # spills, atomics
     return dump_resource_usage(compiled.asm["cubin"])
 
 
@@ -72,30 +78,32 @@ def _own_cache(tmp_path, monkeypatch):
 
 
 def variants():
-    for name in KERNELS:
-        for block in (4, 8, 16) if name in ("forward", "backward") else (16,):
-            yield name, block, False
-        yield name, 16, True
+    """Every kernel, class block, dtype and GPU, and 64-bit offsets; all combinations with FASTIA_TRITON_ALL=1."""
+    for architecture, own_dtype in zip(ARCHITECTURES, DTYPES, strict=True):
+        for name in KERNELS:
+            for block in kernels.CELLS:
+                for wide in (False, True):
+                    for dtype in DTYPES:
+                        telling = dtype == own_dtype and (block == 16 or (name in LOOPS and not wide))
+                        if os.environ.get("FASTIA_TRITON_ALL") or (telling and (not wide or architecture == 90)):
+                            yield architecture, dtype, name, block, wide
 
 
 @pytest.mark.usefixtures("_own_cache")
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_kernels_compile_ahead_of_time_without_stack_or_local_memory(architecture, dtype):
-    for name, block, wide in variants():
-        usage = resource_usage(
-            getattr(triton_kernels, f"{name}_kernel"),
-            architecture,
-            dtype,
-            ALIGN_CORNERS=block == 8,
-            WIDE=wide,
-            CLASSES=block,
-            PIXELS=kernels.PIXELS,
-            CELLS=kernels.CELLS[block],
-        )
-        print(f"sm_{architecture} {dtype} {name} block {block} {'64' if wide else '32'} bits: {usage['REG']} registers")
-        assert usage["STACK"] == usage["LOCAL"] == 0, (name, block, wide)
-        assert usage["REG"] <= 255
+@pytest.mark.parametrize(("architecture", "dtype", "name", "block", "wide"), list(variants()))
+def test_kernel_compiles_without_stack_or_local_memory(architecture, dtype, name, block, wide):
+    usage = resource_usage(
+        getattr(triton_kernels, f"{name}_kernel"),
+        architecture,
+        dtype,
+        ALIGN_CORNERS=block == 8,
+        WIDE=wide,
+        CLASSES=block,
+        PIXELS=kernels.PIXELS,
+        CELLS=kernels.CELLS[block],
+    )
+    print(f"sm_{architecture} {dtype} {name} block {block} {'64' if wide else '32'} bits: {usage['REG']} registers")
+    assert usage["STACK"] == usage["LOCAL"] == 0
 
 
 class Device:
@@ -168,20 +176,69 @@ def test_blocks_of_classes_dtypes_and_align_corners_compile_once_each(compilatio
     assert counts == {"forward_kernel": 18, "backward_kernel": 18, "argmax_kernel": 24, "pixel_kernel": 1}
 
 
-def test_offsets_beyond_32_bits_take_one_more_compilation(compilations):
+def test_offsets_and_positions_beyond_32_bits_take_one_more_compilation(compilations):
     """No memory of that size is touched: the strides alone are large."""
+    argmax = partial(kernels.upsample_argmax, align_corners=False)
+    argmax(torch.empty(5, 9, 1, 4), (2, 2))
+    assert len(compilations) == 1
     for stride in (2**29, 2**29 + 5, 2**33):
-        logits = torch.empty(1).as_strided((1, 9, 1, 4), (0, 0, 0, 0)).as_strided((5, 9, 1, 4), (0, 0, 0, 0))
-        logits = _with_strides(logits, (stride, 4, 4, 1))
-        kernels.upsample_argmax(logits, (2, 2), align_corners=False)
-        launch(1, 9, 2, 2, 3, 3)
-    assert sum(name == "argmax_kernel" for name, _ in compilations) == 2
+        argmax(torch.empty_strided((5, 9, 1, 4), (stride, 4, 4, 1), device="meta"), (2, 2))
+    argmax(torch.empty(1, 9, 2**16, 1), (2**15, 1))
+    assert len(compilations) == 2
 
 
-def _with_strides(logits: torch.Tensor, strides: tuple[int, ...]) -> torch.Tensor:
-    return (
-        torch.empty(0, device="meta")
-        .new_empty(1)
-        .as_strided(logits.shape, (0, 0, 0, 0))
-        .as_strided(logits.shape, strides)
-    )
+@pytest.fixture
+def _no_synchronisation():
+    torch.cuda.set_sync_debug_mode("error")
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+class TestOnGpu:
+    @pytest.mark.parametrize("part", range(4))
+    def test_error_is_no_larger_than_that_of_eager_torch(self, part):
+        rng = np.random.default_rng(part)
+        for _ in range(500):
+            problem, options = random_configuration(rng)
+            if problem["dtype"] == torch.float64:
+                problem["dtype"] = torch.float32
+            check_error_against_eager(problem, options, rng, "cuda")
+
+    @pytest.mark.parametrize("dtype", DTYPES.values())
+    def test_large_problems_agree_with_the_cpu(self, dtype):
+        for classes, low, high in ((21, 65, 513), (150, 64, 256), (1203, 9, 40)):
+            logits, target, weights = random_problem(0, (2, classes, low, low), (high, high), dtype)
+            grads = []
+            for device in ("cpu", "cuda"):
+                z = logits.to(device).requires_grad_()
+                loss = fastia.size_weighted_cross_entropy(z, target.to(device), weights.to(device))
+                grads.append(torch.autograd.grad(loss, z)[0].cpu())
+            torch.testing.assert_close(grads[1], grads[0], rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-9)
+            ids = fastia.upsample_argmax(logits.cuda(), (high, high)).cpu()
+            assert (ids != fastia.upsample_argmax(logits, (high, high))).float().mean() < 1e-4
+
+    @pytest.mark.usefixtures("_no_synchronisation")
+    def test_nothing_waits_for_the_device_and_bits_repeat(self):
+        logits, target, weights = (t.cuda() for t in random_problem(0, (2, 21, 33, 33), (129, 129)))
+        logits.requires_grad_()
+        results = []
+        for _ in range(2):
+            loss = fastia.size_weighted_cross_entropy(logits, target, weights, label_smoothing=0.1)
+            results.append((loss, torch.autograd.grad(loss, logits)[0]))
+            fastia.upsample_argmax(logits.detach(), (129, 129))
+        torch.cuda.set_sync_debug_mode("default")
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+    def test_ids_and_weights_out_of_range_are_ignored_unless_validated(self):
+        logits, target, weights = (t.cuda() for t in random_problem())
+        target[0, 0, 0] = 1
+        ignored, spoilt, negative = target.clone(), target.clone(), weights.clone()
+        ignored[0, 0, 0], spoilt[0, 0, 0], negative[0, 0, 0] = 255, 7, -1
+        expected = fastia.size_weighted_cross_entropy(logits, ignored, weights)
+        assert torch.equal(fastia.size_weighted_cross_entropy(logits, spoilt, weights), expected)
+        assert torch.equal(fastia.size_weighted_cross_entropy(logits, target, negative), expected)
+        with pytest.raises(ValueError, match="target holds the id 7"):
+            fastia.size_weighted_cross_entropy(logits, spoilt, weights, validate=True)
+        with pytest.raises(ValueError, match="weights must not be negative"):
+            fastia.size_weighted_cross_entropy(logits, target, negative, validate=True)

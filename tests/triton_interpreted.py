@@ -127,16 +127,17 @@ def ones(weights, target):
     return torch.ones(target.shape) if weights is None else weights
 
 
-CONFIGURATIONS = int(os.environ.get("FASTIA_TRITON_CONFIGURATIONS", "120"))
+CONFIGURATIONS = int(os.environ.get("FASTIA_TRITON_CONFIGURATIONS", "40"))  # 0.4 s each
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(2))
 def test_operation_errs_no_more_than_eager_torch(part, monkeypatch):
     """The rule of `test_losses.py`, on images that the interpreter gets through, in fewer and larger programs."""
     monkeypatch.setattr(ops_loss, "_kernels", lambda logits: kernels)
     monkeypatch.setattr(kernels, "PIXELS", 512)
+    monkeypatch.setattr(kernels, "BACKWARD_PROGRAMS", 1)
     rng = np.random.default_rng(part)
-    for _ in range(CONFIGURATIONS // 4):
+    for _ in range(CONFIGURATIONS // 2):
         problem, options = random_configuration(rng)
         if problem["dtype"] == torch.float64:
             problem["dtype"] = torch.float32
@@ -146,7 +147,7 @@ def test_operation_errs_no_more_than_eager_torch(part, monkeypatch):
         check_error_against_eager(problem, options, rng)
 
 
-@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("seed", range(9))
 def test_loss_and_gradient_err_no_more_than_eager(seed):
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
