@@ -239,6 +239,20 @@ def test_large_and_far_apart_logits_neither_overflow_nor_vanish():
     torch.testing.assert_close(lse, up.logsumexp(1), rtol=2e-7, atol=0, equal_nan=True)
 
 
+def test_a_shift_of_all_logits_costs_no_digits():
+    torch.manual_seed(0)
+    logits = torch.randn(1, 21, 3, 3).mul(64).round() / 64  # so that the shift rounds nothing
+    target = torch.randint(0, 21, (1, 3, 3))
+    options = {"label_smoothing": 0.3, "ignore_index": None, "align_corners": False}
+    results = []
+    for shifted in (logits, logits + 512):
+        loss, lse, _ = kernels.upsample_cross_entropy(shifted, target, None, None, **options)
+        grad = torch.ones(())
+        gradient = kernels.upsample_cross_entropy_backward(grad, shifted, target, None, None, lse, **options)
+        results.append((loss, gradient))
+    torch.testing.assert_close(results[1], results[0], rtol=2e-6, atol=1e-7)
+
+
 def test_gradient_is_exactly_zero_where_all_covering_pixels_are_ignored():
     torch.manual_seed(0)
     logits = torch.randn(2, 3, 6, 6)

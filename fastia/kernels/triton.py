@@ -10,6 +10,9 @@ from typing import Any
 import torch
 import triton
 
+if not hasattr(triton.language, "gather"):
+    raise ImportError(f"Triton must be 3.2 or later, as torch 2.6 brings it, got {triton.__version__}")
+
 from fastia.kernels.triton_kernels import (
     argmax_kernel,
     backward_kernel,

@@ -49,7 +49,7 @@ def fraction_of(index, before, in_size, out_size, ALIGN_CORNERS: tl.constexpr):
     whole = whole.to(tl.float32)
     inverse = 1.0 / whole
     quotient = part * inverse
-    return tl.fma(tl.fma(-quotient, whole, part), inverse, quotient)  # as a true division, which takes ten times as long
+    return tl.fma(tl.fma(-quotient, whole, part), inverse, quotient)  # rounded as a division, which takes far longer
 
 
 @triton.jit
