@@ -54,11 +54,10 @@ def resource_usage(kernel, architecture, dtype, **constants) -> dict[str, int]:
             logits = parameter.name in ("logits", "grad_logits")
             signature[parameter.name] = "*" + (dtype if logits else POINTERS.get(parameter.name, "fp32"))
     constants = {name: value for name, value in constants.items() if signature.get(name) == "constexpr"}
-    warps = 1 if "CELLS" in constants else 4
     compiled = triton.compile(
         ASTSource(kernel, signature, constants),
         target=GPUTarget("cuda", architecture, 32),
-        options={"num_warps": warps, **kernels.OPTIONS},
+        options=kernels.CELL_OPTIONS if "CELLS" in constants else kernels.PIXEL_OPTIONS,
     )
     assert not re.search(r"(?<![\w.])(ld\.local|st\.local|atom|red)\b", compiled.asm["ptx"])  # spills, atomics
     return dump_resource_usage(compiled.asm["cubin"])

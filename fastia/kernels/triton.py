@@ -24,7 +24,9 @@ from fastia.kernels.triton_kernels import (
 PIXELS = 128  # full-resolution pixels of one program: one per thread of four warps
 CELLS = {4: 32, 8: 16, 16: 16}  # low-resolution columns of one backward program (a warp), for each block of classes
 BACKWARD_PROGRAMS = 4096  # enough to keep a large GPU busy; strips of rows are cut no shorter than that takes
-OPTIONS = {"enable_fp_fusion": False}  # forward and backward round alike; sums name their fused multiply-adds
+# Forward and backward round alike: sums name their fused multiply-adds. Without a limit ptxas spills to run more warps.
+PIXEL_OPTIONS = {"num_warps": 4, "maxnreg": 128, "enable_fp_fusion": False}
+CELL_OPTIONS = {"num_warps": 1, "enable_fp_fusion": False}
 
 
 def class_block(num_classes: int) -> int:
@@ -68,7 +70,7 @@ def upsample_cross_entropy(
             float(label_smoothing), _ignored_class(ignore_index, logits),
             0 if weights is None else width, 0 if class_weight is None else num_classes,
             ALIGN_CORNERS=bool(align_corners), WIDE=_is_wide(logits, target, weights_or_none, loss),
-            CLASSES=class_block(num_classes), PIXELS=PIXELS, num_warps=4, **OPTIONS,
+            CLASSES=class_block(num_classes), PIXELS=PIXELS, **PIXEL_OPTIONS,
         )  # fmt: skip
     return loss, lse, partial_sums.sum(1, dtype=torch.float64)
 
@@ -108,13 +110,13 @@ def upsample_cross_entropy_backward(
             on_loss, on_softmax, offset, labels, row_used,
             *grad.stride(), *target.stride(), *weights_or_none.stride(), num_classes, height, width, smoothing,
             _ignored_class(ignore_index, logits), 0 if weights is None else width, num_class_weights,
-            WIDE=wide, PIXELS=PIXELS, num_warps=4, **OPTIONS,
+            WIDE=wide, PIXELS=PIXELS, **PIXEL_OPTIONS,
         )  # fmt: skip
         if (in_height, in_width) == (height, width):
             backward_same_size_kernel[(b * triton.cdiv(height * width, PIXELS),)](
                 logits, on_loss, on_softmax, offset, labels, class_weight_or_none, grad_logits,
                 *logits.stride(), *grad_logits.stride(), num_classes, height, width, smoothing, num_class_weights,
-                WIDE=wide, CLASSES=classes, PIXELS=PIXELS, num_warps=4, **OPTIONS,
+                WIDE=wide, CLASSES=classes, PIXELS=PIXELS, **PIXEL_OPTIONS,
             )  # fmt: skip
             return grad_logits
         programs = b * triton.cdiv(num_classes, classes) * triton.cdiv(in_width, CELLS[classes] - 1)
@@ -123,7 +125,7 @@ def upsample_cross_entropy_backward(
             logits, on_loss, on_softmax, offset, labels, row_used, class_weight_or_none, grad_logits,
             *logits.stride(), *grad_logits.stride(), num_classes, in_height, in_width, height, width,
             smoothing, num_class_weights, strip,
-            ALIGN_CORNERS=bool(align_corners), WIDE=wide, CLASSES=classes, CELLS=CELLS[classes], num_warps=1, **OPTIONS,
+            ALIGN_CORNERS=bool(align_corners), WIDE=wide, CLASSES=classes, CELLS=CELLS[classes], **CELL_OPTIONS,
         )  # fmt: skip
     return grad_logits
 
@@ -139,7 +141,7 @@ def upsample_argmax(logits: torch.Tensor, size: tuple[int, int], *, align_corner
             argmax_kernel[(programs,)](
                 logits, out, *logits.stride(), num_classes, in_height, in_width, height, width,
                 ALIGN_CORNERS=bool(align_corners), WIDE=_is_wide(logits, out), CLASSES=class_block(num_classes),
-                PIXELS=PIXELS, num_warps=4, **OPTIONS,
+                PIXELS=PIXELS, **PIXEL_OPTIONS,
             )  # fmt: skip
     return out
 
