@@ -136,6 +136,9 @@ def test_operation_errs_no_more_than_eager_torch(part, monkeypatch):
     monkeypatch.setattr(ops_loss, "_kernels", lambda logits: kernels)
     monkeypatch.setattr(kernels, "PIXELS", 512)
     monkeypatch.setattr(kernels, "BACKWARD_PROGRAMS", 1)
+    if part:
+        monkeypatch.setattr(kernels, "class_block", lambda num_classes: 64 if num_classes > 8 else 8)
+        monkeypatch.setattr(kernels, "CELLS", {8: 16, 64: 8})
     rng = np.random.default_rng(part)
     for _ in range(CONFIGURATIONS // 2):
         problem, options = random_configuration(rng)
@@ -147,7 +150,7 @@ def test_operation_errs_no_more_than_eager_torch(part, monkeypatch):
         check_error_against_eager(problem, options, rng)
 
 
-@pytest.mark.parametrize("seed", range(9))
+@pytest.mark.parametrize("seed", range(6))
 def test_loss_and_gradient_err_no_more_than_eager(seed):
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
