@@ -11,7 +11,7 @@ from fastia.models import DeepLabV2, load_matching, read_state
 from fastia.models.backbones import FrozenBatchNorm2d
 
 
-@pytest.mark.parametrize(("backbone", "stride"), [("resnet50", 8), ("resnet18", 8), ("small", 4)])
+@pytest.mark.parametrize(("backbone", "stride"), [("resnet18", 8), ("small", 4)])
 @pytest.mark.parametrize("size", [(64, 80), (65, 57)])
 def test_logits_are_those_of_each_scale_and_their_maximum(backbone: str, stride: int, size: tuple[int, int]) -> None:
     model = DeepLabV2(4, backbone=backbone)
@@ -147,7 +147,7 @@ def test_activations_keep_their_size_without_weights(backbone: str) -> None:
     torch.manual_seed(0)
     with torch.no_grad():
         features = DeepLabV2(3, backbone=backbone).backbone(torch.randn(1, 3, 64, 64))
-    assert 0.1 < features.std() < 10
+    assert 0.03 < features.std() < 3
 
 
 def test_small_backbone_learns_where_a_square_is() -> None:
