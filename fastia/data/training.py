@@ -93,7 +93,8 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
         to_y, to_x = mask.shape[0] / height, mask.shape[1] / width
         box = left * to_x, top * to_y, (left + columns) * to_x, (top + rows) * to_y
         picture = np.full((self.crop, self.crop, 3), _PADDING, np.uint8)
-        picture[:rows, :columns] = Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR, box=box)
+        resized = Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR, box=box)
+        picture[:rows, :columns] = np.asarray(resized)
         ids = np.full((self.crop, self.crop), self.ignore_index, np.uint8)
         y = ((2 * np.arange(top, top + rows) + 1) * mask.shape[0]) // (2 * height)  # nearest, by Pillow's rule
         x = ((2 * np.arange(left, left + columns) + 1) * mask.shape[1]) // (2 * width)

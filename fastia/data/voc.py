@@ -84,9 +84,10 @@ def class_names(source: str | os.PathLike[str] | Sequence[str] | None) -> list[s
     """
     if source is None:
         return list(CLASSES)
-    is_file = isinstance(source, str | os.PathLike)
-    names = read_lines(source) if is_file else list(source)
-    where = f"{os.fspath(source)}" if is_file else "classes"
+    if isinstance(source, str | os.PathLike):
+        names, where = read_lines(source), f"{os.fspath(source)}"
+    else:
+        names, where = list(source), "classes"
     if not names:
         raise ValueError(f"{where}: no class names")
     if len(set(names)) < len(names):

@@ -58,7 +58,8 @@ class Config:
         TypeError: a value of another type. Its text names the key.
         ValueError: a value that is not allowed. Its text names the key.
 
-    Source: code released with Mun et al., "Small Objects Matters in Weakly-supervised Semantic Segmentation", WACV 2024.
+    Source: code released with Mun et al., "Small Objects Matters in Weakly-supervised Semantic Segmentation", WACV
+    2024.
     """
 
     dataset: str = ""

@@ -43,7 +43,7 @@ class Files:
 
     def problems(self, progress: bool) -> list[str]:
         """What is wrong with the files of both splits."""
-        options = {"num_classes": len(self.classes), "ignore_index": self.config.ignore_index}
+        options: dict[str, Any] = {"num_classes": len(self.classes), "ignore_index": self.config.ignore_index}
         total = len(self.names) + len(self.validation_names)
         with _checking_bar(total) if progress else nullcontext(lambda count: None) as advance:
             instances = self.layout.instances if self.layout.has_instances else None

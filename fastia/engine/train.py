@@ -141,7 +141,6 @@ class _Run:
         self.model.to(here.device)
         groups = self.model.parameter_groups(config.learning_rate, config.weight_decay)
         self.optimizer = torch.optim.SGD(groups, momentum=config.momentum)
-        self.learning_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.ewc: fastia.EWC | None = None
         if config.ewc_lambda > 0 and 0 < config.switch < config.iterations:
             make = ewc or (lambda model: fastia.EWC(model, fisher=config.fisher, decay=config.fisher_decay))
@@ -275,8 +274,8 @@ class _Run:
         """One step of the optimizer."""
         config, here = self.config, self.here
         factor = poly(self.iteration, config.iterations, config.power, config.poly_step)
-        for group, learning_rate in zip(self.optimizer.param_groups, self.learning_rates, strict=True):
-            group["lr"] = factor * learning_rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = factor * group["initial_lr"]
         self.optimizer.zero_grad()
         for part in range(config.accumulation):
             images, target = (each.to(here.device, non_blocking=True) for each in next(data))
