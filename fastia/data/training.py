@@ -189,7 +189,7 @@ def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 
 def _decoded_size(path: str, problems: list[str]) -> tuple[int, int] | None:
     """Height and width of an image all of whose data can be read."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
@@ -199,6 +199,8 @@ def _decoded_size(path: str, problems: list[str]) -> tuple[int, int] | None:
             return size
     except FileNotFoundError as error:
         problems.append(describe(path, error))
+    except UnidentifiedImageError:
+        problems.append(f"{path}: not an image file")
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, its own and more
         problems.append(f"{path}: damaged image: {error}")
     return None

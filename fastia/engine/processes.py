@@ -53,7 +53,7 @@ class Processes:
 
 @contextmanager
 def joined(device: str) -> Iterator[Processes]:
-    """Join the processes that torchrun started, if it did, and leave them at the end.
+    """Join the processes that torchrun started, if it did and nobody has before, and leave them at the end.
 
     Args:
         device: ``"auto"`` (a GPU where there is one), ``"cpu"`` or ``"cuda"``.
@@ -68,8 +68,11 @@ def joined(device: str) -> Iterator[Processes]:
     if use_gpu:
         torch.cuda.set_device(local)
     place = torch.device("cuda", local) if use_gpu else torch.device("cpu")
-    if count == 1 or dist.is_initialized():
-        yield Processes(rank, count, place)
+    if dist.is_initialized():
+        yield Processes(dist.get_rank(), dist.get_world_size(), place)
+        return
+    if count == 1:
+        yield Processes(0, 1, place)
         return
     dist.init_process_group("cpu:gloo,cuda:nccl" if use_gpu else "gloo")
     try:
