@@ -101,6 +101,13 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
+def seed_everything(seed: int) -> None:
+    """Seed every random number generator of this process, those of a caller's own losses too."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
 def random_state() -> dict[str, Any]:
     """The state of every random number generator of this process."""
     version, numbers, position, has_gauss, gauss = np.random.get_state()

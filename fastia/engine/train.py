@@ -132,7 +132,7 @@ class _Run:
         self.files = Files(config)
         if config.batch_size < here.count:
             raise ValueError(f"batch_size must be at least the number of processes, {here.count}")
-        torch.manual_seed(config.seed)
+        checkpoint.seed_everything(config.seed)
         self.model = DeepLabV2(len(self.files.classes), backbone=config.backbone, scales=config.model_scales)
         if config.backbone_weights:
             loaded = self.model.load_backbone(config.backbone_weights)
