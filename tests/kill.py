@@ -17,8 +17,9 @@ from fastia.engine import checkpoint
 KILLS = 10
 ITERATIONS = 120
 OPTIONS = (
-    f"iterations={ITERATIONS}", f"switch={ITERATIONS // 2}", "batch_size=2", "accumulation=2", "crop=48", "scales=[0.4, 0.6]", "workers=1",
-    "learning_rate=5e-4", "ewc_lambda=20", "checkpoint_every=2", "log_every=5", "val_split=", "check=false",
+    f"iterations={ITERATIONS}", f"switch={ITERATIONS // 2}", "batch_size=2", "accumulation=2", "crop=48",
+    "scales=[0.4, 0.6]", "workers=1", "learning_rate=5e-4", "ewc_lambda=20", "checkpoint_every=2", "log_every=5",
+    "val_split=", "check=false",
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -16,10 +17,11 @@ from typer.testing import CliRunner
 import fastia
 from fastia import cli
 from fastia.data.shapes import make_shapes
-from fastia.engine import checkpoint, objective
+from fastia.engine import checkpoint, monitor, objective
 from fastia.engine.config import Config, load
 from fastia.engine.processes import Processes, joined
-from fastia.engine.train import Result, poly, train
+from fastia.engine.schedule import poly
+from fastia.engine.train import Result, train
 from fastia.engine.validate import validate
 from fastia.models import DeepLabV2
 
@@ -30,11 +32,14 @@ TINY = (
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small gain nothing from a second one, and lose much where other processes keep it waiting."""
+def quick() -> Iterator[None]:
+    """One thread, for networks this small gain nothing from two; curves, slower than training, only with scores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    draw = monitor.write_curves
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("fastia.engine.train.write_curves", lambda *rows: draw(*rows) if rows[1] else None)
+        yield
     torch.set_num_threads(threads)
 
 
@@ -74,10 +79,14 @@ def assert_same_bits(one: object, other: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(shapes: Path, tmp_path_factory) -> dict:
-    output = tmp_path_factory.mktemp("undisturbed")
-    train(tiny(shapes, output))
-    return state(output)
+def finished_run(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("undisturbed")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shapes: Path, finished_run: Path) -> dict:
+    train(tiny(shapes, finished_run))
+    return state(finished_run)
 
 
 # What is learned
@@ -185,6 +194,13 @@ def test_bfloat16_forward_stays_near_float32(shapes: Path, tmp_path, undisturbed
         assert row["loss"] == pytest.approx(expected["loss"], rel=0.02)
 
 
+def test_lambda_too_large_for_the_learning_rate_is_told(shapes: Path, tmp_path, capsys) -> None:
+    train(tiny(shapes, tmp_path / "a", "iterations=1", "switch=0", "ewc_lambda=1e6"))
+    assert capsys.readouterr().err == ""
+    train(tiny(shapes, tmp_path / "b", "iterations=2", "switch=1", "ewc_lambda=191"))  # classifier's bias: 20 * 5e-4
+    assert "ewc_lambda 191 times the largest learning rate at the switch, 0.01, exceeds" in capsys.readouterr().err
+
+
 def test_diverged_loss_is_an_error(shapes: Path, tmp_path) -> None:
     with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at iteration \d+: lower learning_rate"):
         train(tiny(shapes, tmp_path, "learning_rate=1e9"))
@@ -265,8 +281,8 @@ def test_full_disk_at_the_end_is_an_error(shapes, tmp_path, monkeypatch) -> None
         train(tiny(shapes, tmp_path))
 
 
-def test_damaged_checkpoint_costs_two_iterations(shapes, tmp_path, capsys, undisturbed) -> None:
-    train(tiny(shapes, tmp_path))
+def test_damaged_checkpoint_costs_two_iterations(shapes, tmp_path, capsys, undisturbed, finished_run) -> None:
+    shutil.copytree(finished_run, tmp_path, dirs_exist_ok=True)
     last = checkpoint.find(tmp_path)[0]
     last.write_bytes(last.read_bytes()[:-1000])
     train(tiny(shapes, tmp_path), resume=True)
@@ -274,12 +290,12 @@ def test_damaged_checkpoint_costs_two_iterations(shapes, tmp_path, capsys, undis
     assert_same_bits(state(tmp_path), undisturbed)
 
 
-def test_another_run_is_neither_overwritten_nor_mixed_in(shapes, tmp_path) -> None:
-    train(tiny(shapes, tmp_path))
+@pytest.mark.usefixtures("undisturbed")
+def test_another_run_is_neither_overwritten_nor_mixed_in(shapes, finished_run) -> None:
     with pytest.raises(ValueError, match=r"holds checkpoint-00000008\.pt: resume that run, or choose another output"):
-        train(tiny(shapes, tmp_path))
+        train(tiny(shapes, finished_run))
     with pytest.raises(ValueError, match=r"cannot be resumed:\n  tau was 5\.0 and is 4\.0$"):
-        train(tiny(shapes, tmp_path, "tau=4"), resume=True)
+        train(tiny(shapes, finished_run, "tau=4"), resume=True)
 
 
 # Several processes

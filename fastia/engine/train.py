@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import fastia
 from fastia.data.training import batches, normalized
-from fastia.engine import checkpoint, objective
+from fastia.engine import checkpoint, objective, schedule
 from fastia.engine.config import Config
 from fastia.engine.evaluate import Evaluation, evaluate_directory
 from fastia.engine.files import Files, TrainingFileError
@@ -108,11 +108,6 @@ def train(
         return run.end(progress)
 
 
-def poly(iteration: int, iterations: int, power: float = 0.9, every: int = 1) -> float:
-    """The factor of the learning rate at an iteration from 0, constant over ``every`` of them."""
-    return (1 - iteration // every * every / iterations) ** power
-
-
 class _Run:
     """The state of a run: all that a checkpoint holds, and what it takes to go on from there."""
 
@@ -136,8 +131,7 @@ class _Run:
         self.model = DeepLabV2(len(self.files.classes), backbone=config.backbone, scales=config.model_scales)
         if config.backbone_weights:
             loaded = self.model.load_backbone(config.backbone_weights)
-            if here.first:
-                print(loaded, file=sys.stderr)
+            self._tell(f"{config.backbone_weights}: {loaded}")
         self.model.to(here.device)
         groups = self.model.parameter_groups(config.learning_rate, config.weight_decay)
         self.optimizer = torch.optim.SGD(groups, momentum=config.momentum)
@@ -145,6 +139,9 @@ class _Run:
         if config.ewc_lambda > 0 and 0 < config.switch < config.iterations:
             make = ewc or (lambda model: fastia.EWC(model, fisher=config.fisher, decay=config.fisher_decay))
             self.ewc = make(self.model)
+            warning = schedule.instability(config, self.optimizer.param_groups)
+            if warning:
+                self._tell(f"Warning: {warning}")
         by_config = (
             objective.cross_entropy(config)
             if config.loss == "cross-entropy"
@@ -190,7 +187,9 @@ class _Run:
             workers=config.workers,
         )
         self.model.train()
-        with self._monitor(progress) as monitor, stop_requests() as requested:
+        scalars = config.tensorboard
+        shown = Monitor(self.output, config.iterations, active=here.first, progress=progress, tensorboard=scalars)
+        with shown as monitor, stop_requests() as requested:
             self._validate_if_due(monitor)
             clock = time.perf_counter()
             while self.iteration < config.iterations:
@@ -202,15 +201,17 @@ class _Run:
                 if self.iteration % config.log_every == 0 or self.iteration in (config.switch, config.iterations):
                     self._log(monitor, time.perf_counter() - clock)
                     clock = time.perf_counter()
+                paused = time.perf_counter()
                 stop = here.any(requested())
                 last = self.iteration == config.iterations
                 if stop or last or self.iteration % config.checkpoint_every == 0:
                     self._save(must=bool(stop) or last)
                 if stop:
-                    _tell(here, f"Stopped by {signal.Signals(stop).name} after {self.iteration} of {config.iterations}"
+                    self._tell(f"Stopped by {signal.Signals(stop).name} after {self.iteration} of {config.iterations}"
                           f" iterations; a checkpoint is in {self.output}, resume goes on from there")  # fmt: skip
                     raise SystemExit(128 + stop)
                 self._validate_if_due(monitor)
+                clock += time.perf_counter() - paused
             monitor.show(self.iteration, "B" if config.switch < config.iterations else "A")
 
     def end(self, progress: bool) -> Result:
@@ -273,7 +274,7 @@ class _Run:
     ) -> None:
         """One step of the optimizer."""
         config, here = self.config, self.here
-        factor = poly(self.iteration, config.iterations, config.power, config.poly_step)
+        factor = schedule.poly(self.iteration, config.iterations, config.power, config.poly_step)
         for group in self.optimizer.param_groups:
             group["lr"] = factor * group["initial_lr"]
         self.optimizer.zero_grad()
@@ -363,7 +364,7 @@ class _Run:
             message = f"the checkpoint of iteration {self.iteration} cannot be written: {error}; {left}"
             if must:
                 raise OSError(message) from None
-            _tell(self.here, f"Warning: {message}")
+            self._tell(f"Warning: {message}")
 
     def _restore(self, path: Path, state: dict[str, Any]) -> None:
         now = dataclasses.asdict(self.config)
@@ -393,16 +394,6 @@ class _Run:
         write_table(self.history, self.output / "history.csv")
         write_table(self.validations, self.output / "validation.csv")
 
-    def _monitor(self, progress: bool) -> Monitor:
-        return Monitor(
-            self.output,
-            self.config.iterations,
-            active=self.here.first,
-            progress=progress,
-            tensorboard=self.config.tensorboard,
-        )
-
-
-def _tell(here: Processes, text: str) -> None:
-    if here.first:
-        print(text, file=sys.stderr, flush=True)
+    def _tell(self, text: str) -> None:
+        if self.here.first:
+            print(text, file=sys.stderr, flush=True)
