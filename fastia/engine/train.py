@@ -262,7 +262,7 @@ class _Run:
         module: Any = self.model
         if self.here.count > 1:
             devices = [self.here.device.index] if self.here.device.type == "cuda" else None
-            module = DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+            module = DistributedDataParallel(module, device_ids=devices)
         no_sync = module.no_sync if self.here.count > 1 else nullcontext
         return torch.compile(module) if self.config.compile else module, no_sync
 
