@@ -257,7 +257,7 @@ class EWC:
                 raise ValueError(f"{kind} of {name!r} must have shape {shapes}")
         for name in tensors:
             if name not in self._parameters:
-                raise KeyError(f"state has a {kind} of {name!r}, which is no trainable parameter of the model")
+                raise KeyError(f"state has {kind} of {name!r}, which is no trainable parameter of the model")
         return [tensors[name] for name in self._parameters]
 
     def _expect_task_a(self, caller: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,10 +91,11 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
+    except OSError:
         raise
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read as a file of weights: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a corrupt file raises whatever the place where it is corrupt makes of it
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{path} cannot be read as a file of weights: {reason}") from error
     for key in ("model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
