@@ -19,7 +19,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*##/ {printf "make %-8s %s\n", $$1, $$2}' Makefile
 
-demo: $(LIBRARY)  ## a small data set, weights and an IA-mIoU report, in demo/ (under a minute)
+demo: $(LIBRARY)  ## synthetic shapes, two-phase training, evaluation, report, in demo/ (under 4 minutes)
 	$(BIN)/python -m fastia.engine.demo demo
 
 test: lint  ## lint, tests and doctests

@@ -1,11 +1,11 @@
-"""The command line: `fastia evaluate`, `fastia shapes`, and what is installed here."""
+"""The command line: `fastia evaluate`, `fastia train`, `fastia shapes`, and what is installed here."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from importlib import metadata
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import fastia
+from fastia.engine.evaluate import Evaluation
 
 _INSTALL = "the command line needs more packages: pip install fastia[cli]"
 try:
@@ -96,9 +97,6 @@ def evaluate(
     Prints IA-IoU and penalized IA-IoU beside IoU. Bad files are all listed; the exit status is then 2.
     """
     with _errors_as_text():
-        from rich.console import Console
-
-        from fastia.engine import report
         from fastia.engine.evaluate import evaluate_directory
 
         result = evaluate_directory(
@@ -119,12 +117,39 @@ def evaluate(
             allow_missing=allow_missing,
             progress=True,
         )
-    console = Console(highlight=False)
-    console.print(report.table(result))
-    for note in result.notes:
-        console.print(f"Note: {note}", markup=False, soft_wrap=True)
-    for path in filter(None, (json, csv, plot)):
-        console.print(f"Wrote {path}", markup=False, soft_wrap=True)
+        _print_evaluation(result, filter(None, (json, csv, plot)))
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Option(metavar="FILE|NAME", help="TOML file, or voc12, coco14 or shapes.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Keys of the configuration, over the file's.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in output.")] = False,
+    no_check: Annotated[bool, typer.Option("--no-check", help="Do not read all files first: check=false.")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the network: compile=true.")] = False,
+    backbone_weights: Annotated[
+        Path | None, typer.Option(help="State dict in torchvision's names: backbone_weights=FILE.")
+    ] = None,
+) -> None:
+    """Train a network in two phases, and score it.
+
+    With several processes, start it as `torchrun --nproc-per-node N -m fastia train ...`. SIGTERM and Ctrl-C save a
+    checkpoint first.
+    """
+    with _errors_as_text():
+        from fastia.engine.config import load
+        from fastia.engine.train import train as run
+
+        options = [*(overrides or [])]
+        options += ["check=false"] * no_check + ["compile=true"] * compile
+        options += [f"backbone_weights={backbone_weights}"] if backbone_weights else []
+        result = run(load(config, options), resume=resume, progress=True)
+        if result.evaluation is not None:
+            _print_evaluation(result.evaluation, [])
+        if os.environ.get("RANK", "0") == "0":
+            print(f"Wrote {result.output}: {', '.join(sorted(path.name for path in result.output.glob('[!.]*')))}")
 
 
 @app.command()
@@ -153,13 +178,27 @@ def cache_folder() -> Path:
 def _errors_as_text() -> Iterator[None]:
     try:
         yield
-    except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun, one is enough to tell
+            print(f"Error: {error}", file=sys.stderr)
+        raise typer.Exit(1 if isinstance(error, FloatingPointError) else 2) from None
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
         print(f"Error: no module {module}: {_INSTALL}", file=sys.stderr)
         raise typer.Exit(1) from None
+
+
+def _print_evaluation(result: Evaluation, written: Iterable[Path]) -> None:
+    from rich.console import Console
+
+    from fastia.engine import report
+
+    console = Console(highlight=False)
+    console.print(report.table(result))
+    for note in result.notes:
+        console.print(f"Note: {note}", markup=False, soft_wrap=True)
+    for path in written:
+        console.print(f"Wrote {path}", markup=False, soft_wrap=True)
 
 
 def _id(option: str, text: str) -> int | None:

@@ -90,8 +90,8 @@ def size_weighted_cross_entropy(
     if logits.shape[1] == 1:
         label_smoothing = 0.0  # means nothing to one class, whose gradient is then 0 exactly
     if checks.choice("resize", resize, checks.RESIZES) == "target":
-        target = _nearest(target, logits.shape[2:])
-        weights = None if weights is None else _nearest(weights, logits.shape[2:])
+        target = nearest(target, logits.shape[2:])
+        weights = None if weights is None else nearest(weights, logits.shape[2:])
     checks.sizes(logits, target.shape[1:])
     if validate and logits.device.type != "cpu":
         _validate(target, weights, logits.shape[1], ignore_index)
@@ -153,8 +153,8 @@ def upsample_argmax(logits: Tensor, size: Sequence[int], *, align_corners: bool 
     return torch.ops.fastia.upsample_argmax(logits, height, width, align_corners)
 
 
-def _nearest(values: Tensor, size: Any) -> Tensor:
-    """Nearest neighbours by Pillow's rule."""
+def nearest(values: Tensor, size: Any) -> Tensor:
+    """Ids or weights ``[B, H, W]`` at another size: nearest neighbours, by Pillow's rule."""
     if values.shape[1:] == size:
         return values
     rows, columns = (

@@ -48,7 +48,8 @@ def test_wheel_fits_every_python_of_the_platform(wheel):
 def test_wheel_holds_the_package_and_nothing_else(wheel, source):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    sources = {path.relative_to(source).as_posix() for path in source.glob("fastia/**/*.py")}
+    files = (*source.glob("fastia/**/*.py"), *source.glob("fastia/configs/*.toml"))
+    sources = {path.relative_to(source).as_posix() for path in files}
     suffix = "dylib" if sys.platform == "darwin" else "so"
     assert names == sources | {"fastia/py.typed", f"fastia/kernels/libfastia_cpu.{suffix}"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,29 @@ def read_lines(path: str | os.PathLike[str]) -> list[str]:
     """Lines of a text file without surrounding blanks; empty ones left out."""
     lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     return [line.strip() for line in lines if line.strip()]
+
+
+def class_names(source: str | os.PathLike[str] | Sequence[str] | None) -> list[str]:
+    """Names of the classes.
+
+    Args:
+        source: the names, or a text file with one a line; None: those of PASCAL VOC.
+
+    Raises:
+        ValueError: there are none, or one of them twice.
+    """
+    if source is None:
+        return list(CLASSES)
+    if isinstance(source, str | os.PathLike):
+        names, where = read_lines(source), f"{os.fspath(source)}"
+    else:
+        names, where = list(source), "classes"
+    if not names:
+        raise ValueError(f"{where}: no class names")
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"{where}: named more than once: {', '.join(twice)}")
+    return names
 
 
 def palette() -> NDArray[np.uint8]:

@@ -1,1 +1,1 @@
-"""Evaluation of predictions in folders, its reports, and the demonstration."""
+"""Training, evaluation of predictions in folders, their reports, and the demonstration."""

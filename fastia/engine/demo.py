@@ -1,7 +1,8 @@
-"""`python -m fastia.engine.demo FOLDER`: a small dataset, weights of its pseudo masks, a report of its predictions."""
+"""`python -m fastia.engine.demo FOLDER`: a small dataset, weights of its pseudo masks, training, a report."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,19 +18,17 @@ from fastia.data.voc import Dataset, palette
 
 def run(folder: Path) -> None:
     """Fill the folder, and print what is in it."""
-    dataset = folder / "shapes"
-    make_shapes(dataset)
+    dataset, trained = folder / "shapes", folder / "run"
+    make_shapes(dataset, 90)
     draw_weights(dataset, folder / "weights.png")
-    command = [sys.executable, "-m", "fastia", "evaluate", "--dataset", f"{dataset}", "--split", "all"]
-    command += ["--predictions", f"{dataset / 'Predictions'}", "--classes", f"{dataset / 'classes.txt'}"]
+    shutil.rmtree(trained, ignore_errors=True)
+    _command(["train", "--config", "shapes", f"dataset={dataset}", f"output={trained}"])
+    command = ["evaluate", "--dataset", f"{dataset}", "--predictions", f"{trained / 'predictions'}"]
+    command += ["--classes", f"{dataset / 'classes.txt'}", "--protocol", "exact"]
     command += ["--json", f"{folder / 'scores.json'}", "--csv", f"{folder / 'instances.csv'}"]
-    command += ["--plot", f"{folder / 'scores.png'}"]
-    print(" ".join(["fastia", *command[3:]]), flush=True)
-    table = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    (folder / "scores.txt").write_text(table, encoding="utf-8")
-    print(table, end="")
-    print(f"Wrote {folder / 'scores.txt'}: the table above")
-    print(f"Wrote {folder / 'weights.png'}: pseudo masks beside their weights")
+    _command([*command, "--plot", f"{folder / 'scores.png'}"])
+    print(f"{folder / 'weights.png'}: pseudo masks beside their weights")
+    print(f"{trained / 'curves.png'}: loss, penalty, learning rate and scores while training")
 
 
 def draw_weights(dataset: Path, path: Path, images: int = 4) -> None:
@@ -54,6 +53,11 @@ def draw_weights(dataset: Path, path: Path, images: int = 4) -> None:
         ax.set_axis_off()
     figure.colorbar(colours, ax=axes[:, 2], shrink=0.5, label="weight: background 1, void 0, at most 5")
     figure.savefig(path)
+
+
+def _command(arguments: list[str]) -> None:
+    print(" ".join(["\nfastia", *arguments]), flush=True)
+    subprocess.run([sys.executable, "-m", "fastia", *arguments], check=True)
 
 
 if __name__ == "__main__":

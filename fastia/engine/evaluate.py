@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,27 +16,18 @@ from numpy.typing import NDArray
 
 from fastia import checks, scores
 from fastia.data import voc
-from fastia.engine.scoring import ImageScorer, Outcome
+from fastia.data.problems import FileProblems, in_threads
+from fastia.engine.scoring import ImageScorer
 from fastia.functional import InstanceIoU, Protocol
 
 PathLike = str | os.PathLike[str]
 
-_CHUNK = 8  # images that a worker takes at a time: handing over one costs as much as decoding one
 
-
-class EvaluationError(ValueError):
-    """Files that cannot be evaluated.
-
-    Attributes:
-        problems: one text for each offending file, beginning with its path.
-    """
+class EvaluationError(FileProblems):
+    """Files that cannot be evaluated; the attribute ``problems`` has a text for each."""
 
     def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = list(problems)
-        count = len(self.problems)
-        super().__init__(
-            "\n  ".join([f"{count} {'file' if count == 1 else 'files'} cannot be evaluated:", *self.problems])
-        )
+        super().__init__(problems, "evaluated")
 
 
 @dataclass(frozen=True)
@@ -138,7 +128,7 @@ def evaluate_directory(
     started = time.perf_counter()
     layout = voc.Dataset(dataset)
     names = layout.ids(split)
-    class_names = _class_names(classes)
+    class_names = voc.class_names(classes)
     reports = {"json": json, "csv": csv, "plot": plot}
     _check_options(predictions, protocol, background, ignore_index, reports, jobs)
 
@@ -160,7 +150,7 @@ def evaluate_directory(
     scored, records, class_pixels, missing = [], [], [], []
     problems: list[str] = []
     with _progress_bar(len(names)) if progress else nullcontext(lambda count: None) as advance:
-        for name, outcome in zip(names, _in_threads(image_scorer, names, jobs, advance), strict=True):
+        for name, outcome in zip(names, in_threads(image_scorer, names, jobs, advance), strict=True):
             problems += outcome.problems
             if outcome.scored is not None:
                 scored.append(name)
@@ -196,46 +186,6 @@ def evaluate_directory(
 
         report.write_all(result, **reports)
     return result
-
-
-def _in_threads(
-    score: Callable[[str], Outcome], names: Sequence[str], jobs: int | None, advance: Callable[[int], None]
-) -> Iterator[Outcome]:
-    """The outcome of every image, in their order."""
-    chunks = [names[begin : begin + _CHUNK] for begin in range(0, len(names), _CHUNK)]
-
-    def score_chunk(chunk: Sequence[str]) -> list[Outcome]:
-        return [score(name) for name in chunk]
-
-    def outcomes(finished: Iterable[list[Outcome]]) -> Iterator[Outcome]:
-        for chunk in finished:
-            yield from chunk
-            advance(len(chunk))
-
-    workers = min(jobs or _cores(), len(chunks))
-    if workers == 1:
-        yield from outcomes(map(score_chunk, chunks))
-    else:
-        with ThreadPoolExecutor(workers) as pool:
-            yield from outcomes(pool.map(score_chunk, chunks))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _class_names(classes: PathLike | Sequence[str] | None) -> list[str]:
-    if classes is None:
-        return list(voc.CLASSES)
-    source = f"{os.fspath(classes)}" if isinstance(classes, str | os.PathLike) else "classes"
-    names = voc.read_lines(classes) if isinstance(classes, str | os.PathLike) else list(classes)
-    if not names:
-        raise ValueError(f"{source}: no class names")
-    if len(set(names)) < len(names):
-        raise ValueError(
-            f"{source}: named more than once: {', '.join(sorted({n for n in names if names.count(n) > 1}))}"
-        )
-    return names
 
 
 def _check_options(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia.data.png import Ids, read_ids
+from fastia.data.problems import foreign_ids, read_or_tell, size_text
 from fastia.functional import InstanceIoU, instance_overlaps
 
 
@@ -35,22 +35,25 @@ class ImageScorer:
 
     def __call__(self, name: str) -> Outcome:
         problems: list[str] = []
+        allowed = self.num_classes, self.ignore_index
         prediction_path = f"{self.predictions}/{name}.png"
         if self.allow_missing and not os.path.exists(prediction_path):
             return Outcome()
         target_path = f"{self.targets}/{name}.png"
         instances_path = f"{self.instances}/{name}.png"
-        prediction = _read(prediction_path, problems)
-        target = _read(target_path, problems)
-        instances = _read(instances_path, problems) if self.instances is not None else None
+        prediction = read_or_tell(prediction_path, problems)
+        target = read_or_tell(target_path, problems)
+        instances = read_or_tell(instances_path, problems) if self.instances is not None else None
         if target is not None:
             for path, ids in ((prediction_path, prediction), (instances_path, instances)):
                 if ids is not None and ids.shape != target.shape:
-                    problems.append(f"{path}: size {_size(ids)} differs from {_size(target)} of {target_path}")
+                    problems.append(
+                        f"{path}: size {size_text(ids.shape)} differs from {size_text(target.shape)} of {target_path}"
+                    )
         if prediction is not None:
-            problems += self._foreign_ids(prediction_path, prediction)
+            problems += foreign_ids(prediction_path, prediction, *allowed)
         if problems or prediction is None or target is None:
-            return Outcome(problems=problems + self._foreign_ids(target_path, target))
+            return Outcome(problems=problems + foreign_ids(target_path, target, *allowed))
         try:
             return Outcome(
                 instance_overlaps(
@@ -58,37 +61,4 @@ class ImageScorer:
                 )
             )
         except ValueError as error:
-            return Outcome(problems=self._foreign_ids(target_path, target) or [f"{target_path}: {error}"])
-
-    def _foreign_ids(self, path: str, ids: Ids | None) -> list[str]:
-        """What is wrong with ids that are neither classes nor ignored, if any are."""
-        if ids is None or ids.max(initial=0) < self.num_classes:
-            return []
-        foreign = ids[ids >= self.num_classes]
-        if self.ignore_index is not None:
-            foreign = foreign[foreign != self.ignore_index]
-        if not foreign.size:
-            return []
-        values = np.unique(foreign)
-        shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
-        ignored = "" if self.ignore_index is None else f" and ignore_index {self.ignore_index}"
-        return [
-            f"{path}: {'id' if len(values) == 1 else 'ids'} {shown} in {foreign.size} pixels;"
-            f" allowed are the {self.num_classes} classes 0..{self.num_classes - 1}{ignored}"
-        ]
-
-
-def _read(path: str, problems: list[str]) -> Ids | None:
-    try:
-        return read_ids(path)
-    except FileNotFoundError:
-        problems.append(f"{path}: missing")
-    except OSError as error:
-        problems.append(f"{path}: {error.strerror or error}")
-    except ValueError as error:
-        problems.append(str(error))
-    return None
-
-
-def _size(ids: Ids) -> str:
-    return f"{ids.shape[1]}x{ids.shape[0]}"
+            return Outcome(problems=foreign_ids(target_path, target, *allowed) or [f"{target_path}: {error}"])
