@@ -1,24 +1,24 @@
-"""The command line: `fastia evaluate`, `fastia shapes`, and what is installed here."""
+"""The command line: `fastia evaluate`, `fastia dataset`, `fastia shapes`, and what is installed here."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import fastia
+from fastia.cli_errors import INSTALL, errors_as_text
 
-_INSTALL = "the command line needs more packages: pip install fastia[cli]"
 try:
     import typer
 except ImportError:
-    sys.exit(f"Error: no module typer: {_INSTALL}")
+    sys.exit(f"Error: no module typer: {INSTALL}")
+
+from fastia.cli_dataset import dataset_app
 
 app = typer.Typer(
     add_completion=False,
@@ -26,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: rich's table cuts long options at 80 columns
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(dataset_app, name="dataset")
 
 
 class Protocol(str, Enum):
@@ -95,7 +96,7 @@ def evaluate(
 
     Prints IA-IoU and penalized IA-IoU beside IoU. Bad files are all listed; the exit status is then 2.
     """
-    with _errors_as_text():
+    with errors_as_text():
         from rich.console import Console
 
         from fastia.engine import report
@@ -137,7 +138,7 @@ def shapes(
 
     In PASCAL VOC layout, with classes.txt, Predictions and PseudoMasks.
     """
-    with _errors_as_text():
+    with errors_as_text():
         from fastia.data.shapes import make_shapes
 
         make_shapes(root, images, seed=seed)
@@ -147,19 +148,6 @@ def cache_folder() -> Path:
     """Where compiled kernels are kept: FASTIA_CACHE, else `fastia` in the user's cache folder."""
     users = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("FASTIA_CACHE") or Path(users) / "fastia").expanduser()
-
-
-@contextmanager
-def _errors_as_text() -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
-    except ModuleNotFoundError as error:
-        module = (error.name or "").partition(".")[0]
-        print(f"Error: no module {module}: {_INSTALL}", file=sys.stderr)
-        raise typer.Exit(1) from None
 
 
 def _id(option: str, text: str) -> int | None:

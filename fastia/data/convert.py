@@ -20,6 +20,7 @@ from fastia.data import voc
 from fastia.data.class_maps import ClassMap, read_class_map, voc_map
 from fastia.data.coco import AnnotationError, PathLike, Record, read_annotations
 from fastia.data.drawing import draw
+from fastia.data.files import write_lines
 from fastia.data.png import write_ids
 
 _FOLDERS = ("SegmentationClass", "SegmentationObject", "JPEGImages")
@@ -199,7 +200,7 @@ class _Staging:
         for folder in _FOLDERS:
             (self.folder / folder).mkdir(parents=True, exist_ok=True)
         kept = [fingerprint, *(json.dumps(entry) for entry in self.done.items())]  # without half a line at its end
-        _write_text(journal, "".join(f"{line}\n" for line in kept))
+        write_lines(journal, kept)
         self.journal = journal.open("a", encoding="utf-8")
 
     def __enter__(self) -> _Staging:
@@ -236,8 +237,8 @@ class _Staging:
                 for annotation, instance, class_id, area, visible in self.done[name]:
                     writer.writerow((name, instance, self.classes[class_id], annotation, area, visible))
         os.replace(partial, self.table)
-        _write_text(self.root / "classes.txt", "".join(f"{name}\n" for name in self.classes))
-        _write_text(self.split, "".join(f"{name}\n" for name in self.names))
+        write_lines(self.root / "classes.txt", self.classes)
+        write_lines(self.split, self.names)
 
     def _final(self, name: str) -> Path:
         return self.root / "SegmentationClass" / f"{name}.png"
@@ -309,12 +310,6 @@ def _in_threads(converter: _Converter, records: list[Record], jobs: int | None) 
             yield from pool.map(converter, records)
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _progress_bar(total: int) -> Any:
