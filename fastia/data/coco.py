@@ -191,7 +191,7 @@ def _read(path: str, panoptic_masks: PathLike | None) -> _File:
             problems.append(f"{name}: its category {annotation.get('category_id')} is not among the categories")
         seen.add(key)
         annotations.setdefault(image_id, []).append(annotation)
-    if not images:
+    if not lists["images"]:
         problems.append(f"{path}: has no images")
     if problems:
         raise AnnotationError(problems)

@@ -148,7 +148,7 @@ def write_instances_csv(result: Analysis, path: PathLike) -> None:
 
 
 def write_plot(result: Analysis, path: PathLike) -> None:
-    """Draw instances by class for each size, in descending order; a histogram of areas; and one of numbers per image."""
+    """Draw instances by class for each size, in descending order, and histograms of areas and numbers per image."""
     from matplotlib.figure import Figure
 
     truth = result.truth
