@@ -1,1 +1,1 @@
-"""Evaluation of predictions in folders, its reports, and the demonstration."""
+"""Evaluation of predictions in folders, its reports, balanced sets, and the demonstration."""

@@ -246,7 +246,7 @@ def table(result: Balance) -> Table:
 
     grid = Table(
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=0,
         title=f"Instances of {result.candidates} images, and of the {len(result.images)} chosen",
         title_justify="left",
         title_style="bold",

@@ -114,11 +114,11 @@ def table(result: Stability) -> Table:
     sets = next(iter(result.on_sets.values())).shape[1]
     grid = Table(
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=0,
         title=f"Scores in %, on all images and on {sets} balanced sets",
         title_justify="left",
         title_style="bold",
-        caption="equal: all images, the sizes of each class weighted equally; sets: mean over the sets,\n"
+        caption="equal: all images, the sizes of each class weighted equally; sets: mean over the sets, "
         "sd: standard deviation; rank: on all images, in equal weighting, best to worst on the sets",
         caption_justify="left",
     )
