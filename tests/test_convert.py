@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -290,6 +291,9 @@ def mistakes() -> list:
         ({"images": [], "annotations": []}, "needs a list 'categories'"),
         (content(images=[]), "has no images"),
         (content(good | {"image_id": 5}), "annotation 1: its image 5 is not among the images"),
+        (content(good | {"image_id": [1]}), "annotation 1: has no image_id, a number"),
+        (content(good | {"category_id": [3]}), "annotation 1: its category [3] is not among the categories"),
+        (content(images=[{"id": 1, "height": 5, "width": 5}]), "image 1: has no usable file_name or coco_url"),
         (content(good | {"category_id": 5}), "annotation 1: its category 5 is not among the categories"),
         (content(good, good | {"id": 1}), "annotation 1: there is more than one of it"),
         (content(good | {"segmentation": None}), "annotation 1: has no segmentation"),
@@ -298,6 +302,8 @@ def mistakes() -> list:
             "annotation 1: a polygon must be a list of x and y of three points or more",
         ),
         (content(annotate([[0, 0, 5, 5, "a", 3]])), "annotation 1: a polygon holds something that is no number"),
+        (content(annotate([[0, 0, 5, 5, [2], 3]])), "annotation 1: a polygon holds something that is no number"),
+        (content(annotate([[0, 0, 5, 5, 2, float("nan")]])), "annotation 1: a polygon holds something that is no"),
         (content(annotate(box(0, 0, 52, 9))), "annotation 1: a polygon reaches x = 52, out of its image of 50x40"),
         (content(annotate(box(0, -9, 9, 9))), "annotation 1: a polygon reaches y = -9, out of its image of 50x40"),
         (content(annotate(ring | {"size": [WIDTH, HEIGHT]})), "annotation 1: its mask has the size [50, 40]"),
@@ -361,6 +367,27 @@ def test_an_interrupted_conversion_goes_on_and_ends_the_same(tmp_path, monkeypat
     convert_coco(path, tmp_path / "halves", jobs=1)
     assert len(drawn) == 12
     assert len(set(drawn[:first]) & set(drawn[first:])) == 0
+    assert files(tmp_path / "halves") == files(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("moved", [0, 1, 15, 24, 25])
+def test_a_conversion_interrupted_while_files_move_to_their_place_goes_on(tmp_path, monkeypatch, moved) -> None:
+    path = many(tmp_path)
+    convert_coco(path, tmp_path / "whole")
+    left, replace = [moved], os.replace
+
+    def replace_some(source, target):
+        if "Segmentation" in f"{target}" or "instances" in f"{target}":
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_some)
+    with pytest.raises(OSError, match="No space left"):
+        convert_coco(path, tmp_path / "halves")
+    monkeypatch.undo()
+    convert_coco(path, tmp_path / "halves")
     assert files(tmp_path / "halves") == files(tmp_path / "whole")
 
 

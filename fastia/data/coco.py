@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fastia.data.class_maps import ClassMap
 
@@ -181,13 +183,14 @@ def _read(path: str, panoptic_masks: PathLike | None) -> _File:
         name = f"{path}: annotation {annotation.get('id', annotation.get('file_name', f'number {number}'))}"
         image_id = annotation.get("image_id")
         key = image_id if panoptic else annotation.get("id")
-        if key is None or image_id is None:
-            problems.append(f"{name}: has no {'image_id' if image_id is None else 'id'}")
-        elif key in seen:
+        if not (_is_id(key) and _is_id(image_id)):
+            problems.append(f"{name}: has no {'id' if _is_id(image_id) else 'image_id'}, a number")
+            continue
+        if key in seen:
             problems.append(f"{name}: there is more than one of it")
         elif image_id not in images:
             problems.append(f"{name}: its image {image_id} is not among the images")
-        elif not panoptic and annotation.get("category_id") not in categories:
+        elif not panoptic and not _is_among(annotation.get("category_id"), categories):
             problems.append(f"{name}: its category {annotation.get('category_id')} is not among the categories")
         seen.add(key)
         annotations.setdefault(image_id, []).append(annotation)
@@ -209,7 +212,7 @@ def _by_id(
         missing = [name for name in ("id", *needed) if name not in entry]
         if missing:
             problems.append(f"{path}: {kind} {entry.get('id', f'number {number}')}: has no {missing[0]}")
-        elif not isinstance(entry["id"], int | str):
+        elif not _is_id(entry["id"]):
             problems.append(f"{path}: {kind} number {number}: id must be a number, got {entry['id']!r}")
         elif entry["id"] in found:
             problems.append(f"{path}: {kind} {entry['id']}: there is more than one of it")
@@ -220,6 +223,14 @@ def _by_id(
         else:
             found[entry["id"]] = entry
     return found
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int | str)
+
+
+def _is_among(value: Any, entries: dict[Any, dict[str, Any]]) -> bool:
+    return _is_id(value) and value in entries
 
 
 def _record(image: dict[str, Any]) -> Record:
@@ -234,7 +245,7 @@ def _image_name(image: dict[str, Any]) -> str:
     """The same for an image of COCO and of LVIS: LVIS 0.5 has other file names, LVIS 1.0 has none."""
     if image.get("coco_url"):
         return PurePosixPath(str(image["coco_url"])).stem
-    return str(PurePosixPath(str(image.get("file_name", ""))).with_suffix("")).replace("/", "_")
+    return os.path.splitext(str(image.get("file_name", "")))[0].replace("/", "_")
 
 
 def _repeated_names(records: Iterable[Record]) -> Iterator[str]:
@@ -264,14 +275,19 @@ def _add_regions(
         if not os.path.isfile(path):
             yield f"{path}: missing"
         record.panoptic.append(path)
-        annotations = annotations[0]["segments_info"]
+        segments = annotations[0].get("segments_info")
+        if not isinstance(segments, list) or not all(isinstance(each, dict) for each in segments):
+            yield f"{file.path}: image {image_id}: needs a list 'segments_info'"
+            return
+        annotations = segments
     for annotation in annotations:
-        category = file.categories.get(annotation.get("category_id"))
+        known = _is_among(annotation.get("category_id"), file.categories)
         where = f"{file.path}: {'image' if file.panoptic else 'annotation'}"
         where += f" {image_id}: segment {annotation.get('id')}" if file.panoptic else f" {annotation['id']}"
-        if category is None:
+        if not known:
             yield f"{where}: its category {annotation.get('category_id')} is not among the categories"
             continue
+        category = file.categories[annotation["category_id"]]
         class_id = class_map.class_ids.get(category["name"], 0)
         if file.panoptic:
             if not isinstance(annotation.get("id"), int):
@@ -293,7 +309,7 @@ def _add_regions(
 def _shape_problem(shape: Any, height: int, width: int) -> str | None:
     """What is wrong with polygons or a run-length encoding; pycocotools would read some of it as something else."""
     if isinstance(shape, dict):
-        if list(shape.get("size", ())) != [height, width]:
+        if shape.get("size") != [height, width]:
             return f"its mask has the size {shape.get('size')}, its image {[height, width]}"
         counts = _counts(shape.get("counts"))
         if counts is None or min(counts, default=-1) < 0:
@@ -306,12 +322,17 @@ def _shape_problem(shape: Any, height: int, width: int) -> str | None:
     for polygon in shape:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             return "a polygon must be a list of x and y of three points or more"
-        if not all(isinstance(value, int | float) and math.isfinite(value) for value in polygon):
+        points: NDArray[Any]
+        try:
+            points = np.asarray(polygon).reshape(-1, 2)
+        except ValueError:  # lists of several lengths
+            points = np.empty(0, object)
+        if points.dtype.kind not in "iuf" or not np.isfinite(points).all():
             return "a polygon holds something that is no number"
-        for name, values, size in (("x", polygon[0::2], width), ("y", polygon[1::2], height)):
-            for value in (min(values), max(values)):
-                if not -_MARGIN <= value <= size + _MARGIN:
-                    return f"a polygon reaches {name} = {value:g}, out of its image of {width}x{height}"
+        for name, low, high, size in zip("xy", points.min(0), points.max(0), (width, height), strict=True):
+            if low < -_MARGIN or high > size + _MARGIN:
+                value = low if low < -_MARGIN else high
+                return f"a polygon reaches {name} = {value:g}, out of its image of {width}x{height}"
     return None
 
 
