@@ -134,7 +134,7 @@ def convert_coco(
     pictures = {} if images is None else _pictures(records, Path(images))
 
     staging = _Staging(Path(root), split, list(classes.classes))
-    staging.open(_fingerprint(paths, classes, images, link, panoptic_masks), [record.name for record in records])
+    staging.begin(_fingerprint(paths, classes, images, link, panoptic_masks), [record.name for record in records])
     converter = _Converter(staging.folder, 255 if len(classes.classes) <= 255 else 65535, pictures, link)
     todo = [record for record in records if record.name not in staging.done]
     with staging, _progress_bar(len(records)) if progress else nullcontext(lambda count: None) as advance:
@@ -176,8 +176,9 @@ class _Staging:
         self.folder = root / f".{split}.partial"
         self.done: dict[str, list[list[int]]] = {}
         self.names: list[str] = []
+        self.created: list[Path] = []
 
-    def open(self, fingerprint: str, names: list[str]) -> None:
+    def begin(self, fingerprint: str, names: list[str]) -> None:
         """Go on with what an earlier call has left, or begin."""
         self.names = names
         if self.split.exists():
@@ -188,7 +189,8 @@ class _Staging:
         journal = self.folder / "journal"
         lines = journal.read_text(encoding="utf-8").split("\n")[:-1] if journal.exists() else []
         if lines[:1] == [fingerprint]:
-            self.done = dict(json.loads(line) for line in lines[1:])
+            entries = dict(json.loads(line) for line in lines[1:])
+            self.done = {name: rows for name, rows in entries.items() if self._has(name)}
         elif self.folder.exists():
             shutil.rmtree(self.folder)
         taken = [name for name in names if name not in self.done and self._final(name).exists()]
@@ -239,6 +241,10 @@ class _Staging:
         os.replace(partial, self.table)
         write_lines(self.root / "classes.txt", self.classes)
         write_lines(self.split, self.names)
+
+    def _has(self, name: str) -> bool:
+        staged = self.folder / "SegmentationClass" / f"{name}.png"
+        return staged.exists() or self._final(name).exists()
 
     def _final(self, name: str) -> Path:
         return self.root / "SegmentationClass" / f"{name}.png"
