@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Annotated
 
 import fastia
-from fastia.cli_errors import INSTALL, errors_as_text
+from fastia.cli_shared import INSTALL as _INSTALL
+from fastia.cli_shared import errors_as_text as _errors_as_text
+from fastia.cli_shared import id_or_none as _id
 
 try:
     import typer
 except ImportError:
-    sys.exit(f"Error: no module typer: {INSTALL}")
+    sys.exit(f"Error: no module typer: {_INSTALL}")
 
 from fastia.cli_dataset import dataset_app
 
@@ -96,7 +98,7 @@ def evaluate(
 
     Prints IA-IoU and penalized IA-IoU beside IoU. Bad files are all listed; the exit status is then 2.
     """
-    with errors_as_text():
+    with _errors_as_text():
         from rich.console import Console
 
         from fastia.engine import report
@@ -138,7 +140,7 @@ def shapes(
 
     In PASCAL VOC layout, with classes.txt, Predictions and PseudoMasks.
     """
-    with errors_as_text():
+    with _errors_as_text():
         from fastia.data.shapes import make_shapes
 
         make_shapes(root, images, seed=seed)
@@ -148,13 +150,6 @@ def cache_folder() -> Path:
     """Where compiled kernels are kept: FASTIA_CACHE, else `fastia` in the user's cache folder."""
     users = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("FASTIA_CACHE") or Path(users) / "fastia").expanduser()
-
-
-def _id(option: str, text: str) -> int | None:
-    try:
-        return None if text.lower() == "none" else int(text)
-    except ValueError:
-        raise ValueError(f"{option} must be an integer or none, got {text!r}") from None
 
 
 def _version(distribution: str) -> str | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fastia.cli_errors import errors_as_text
+from fastia.cli_shared import errors_as_text, id_or_none
 
 dataset_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Make, balance and look into datasets in PASCAL VOC layout."
@@ -17,6 +17,8 @@ _Root = Annotated[Path, typer.Argument(help="Folder in PASCAL VOC layout.")]
 _Classes = Annotated[
     Path | None, typer.Option(help="Text file, one name a line; by default classes.txt of the dataset, or VOC's.")
 ]
+_Background = Annotated[str, typer.Option(metavar="ID|none", help="Class id of the background.")]
+_Ignored = Annotated[str, typer.Option(metavar="ID|none", help="Id of void pixels.")]
 _Jobs = Annotated[int | None, typer.Option(min=1, help="Number of threads; one a core by default.")]
 
 
@@ -76,6 +78,8 @@ def balance(
     seed: Annotated[int, typer.Option(min=0, help="Of the choice among equally good sets.")] = 0,
     time_limit: Annotated[float, typer.Option(min=0, help="Seconds for each search.")] = 60.0,
     classes: _Classes = None,
+    background: _Background = "0",
+    ignore_index: _Ignored = "255",
     jobs: _Jobs = None,
 ) -> None:
     """Choose images with as many instances of each class and size.
@@ -104,6 +108,8 @@ def balance(
             seed=seed,
             time_limit=time_limit,
             classes=classes,
+            background=id_or_none("--background", background),
+            ignore_index=id_or_none("--ignore-index", ignore_index),
             csv=csv,
             jobs=jobs,
             progress=True,
@@ -126,6 +132,8 @@ def analyze(
     instances_csv: Annotated[Path | None, typer.Option(help="Write one row per instance.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a PNG: by class and size, areas, per image.")] = None,
     classes: _Classes = None,
+    background: _Background = "0",
+    ignore_index: _Ignored = "255",
     jobs: _Jobs = None,
 ) -> None:
     """Count instances by class and size, their areas, and components per image.
@@ -141,6 +149,8 @@ def analyze(
             root,
             split,
             classes=classes,
+            background=id_or_none("--background", background),
+            ignore_index=id_or_none("--ignore-index", ignore_index),
             csv=csv,
             instances_csv=instances_csv,
             plot=plot,

@@ -91,5 +91,14 @@ def test_a_missing_extra_is_named(root, annotations, tmp_path, monkeypatch, modu
     assert done.stderr == f"Error: no module {name}: this needs more packages: pip install fastia[data]\n"
 
 
+def test_background_and_void_are_options(root) -> None:
+    done = run("analyze", root, "--split", "all", "--background", "none", "--ignore-index", "255")
+    assert done.exit_code == 0, done.stderr
+    assert any(line.split()[:1] == ["background"] for line in done.stdout.splitlines())
+    done = run("balance", root, "--background", "sky")
+    assert done.exit_code == 2
+    assert done.stderr == "Error: --background must be an integer or none, got 'sky'\n"
+
+
 def test_help_names_the_commands() -> None:
     assert all(name in run("--help").stdout for name in ("convert", "balance", "analyze"))

@@ -1,4 +1,4 @@
-"""Errors of the command line: one text on the standard error stream, and an exit status."""
+"""What the commands share: errors as one text and an exit status, and options that are an id or none."""
 
 from __future__ import annotations
 
@@ -22,3 +22,11 @@ def errors_as_text() -> Iterator[None]:
         text = error.msg if "fastia[" in error.msg else f"no module {module}: {INSTALL}"
         print(f"Error: {text}", file=sys.stderr)
         sys.exit(1)
+
+
+def id_or_none(option: str, text: str) -> int | None:
+    """The value of an option that takes an id or the word none."""
+    try:
+        return None if text.lower() == "none" else int(text)
+    except ValueError:
+        raise ValueError(f"{option} must be an integer or none, got {text!r}") from None
