@@ -136,6 +136,12 @@ def test_chosen_images_have_an_instance_of_interest(shapes) -> None:
     assert set(result.images) <= has
 
 
+def test_components_are_the_instances_of_semantic_masks_and_it_says_so(shapes, tmp_path) -> None:
+    for name in ("SegmentationClass", "ImageSets", "classes.txt"):
+        (tmp_path / name).symlink_to(shapes / name)
+    assert "connected components" in balance_dataset(tmp_path, "all", None).notes[0]
+
+
 def test_excluded_images_are_not_chosen(shapes, tmp_path) -> None:
     rejected = balance_dataset(shapes, "all", None).images[:3]
     (tmp_path / "rejected.txt").write_text("\n".join(rejected))

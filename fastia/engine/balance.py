@@ -168,6 +168,8 @@ def balance_dataset(
         return [truth.images[i] for i in candidates[chosen]]
 
     notes = []
+    if not truth.has_instances:
+        notes.append("No folder SegmentationObject: the connected components of the ground truth are the instances.")
     if not solution.proven:
         notes.append(
             f"The time limit of {time_limit:g} seconds ended the search: a slower machine may choose otherwise."
