@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from typing import Any
 
@@ -144,6 +145,16 @@ def number(name: str, value: float, low: float, high: float = math.inf) -> float
             f"{name} must be {f'at least {low}' if high == math.inf else f'in {low}..{high}'}, got {value}"
         )
     return float(value)
+
+
+def extra_module(name: str, extra: str) -> Any:
+    """Import a module that an extra of the package brings; without it, the error names the extra."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = (error.name or name).partition(".")[0]
+        text = f"no module {missing}: this needs more packages: pip install fastia[{extra}]"
+        raise ModuleNotFoundError(text, name=error.name) from None
 
 
 def _mask(name: str, array: Any, devices: tuple[str, ...] = ("cpu",)) -> Any:

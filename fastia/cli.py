@@ -1,25 +1,26 @@
-"""The command line: `fastia evaluate`, `fastia train`, `fastia shapes`, and what is installed here."""
+"""The command line: `fastia evaluate`, `fastia train`, `fastia dataset`, `fastia shapes`, and what is installed here."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from enum import Enum
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import fastia
+from fastia.cli_shared import INSTALL, errors_as_text, id_or_none
 from fastia.engine.evaluate import Evaluation
 
-_INSTALL = "the command line needs more packages: pip install fastia[cli]"
 try:
     import typer
 except ImportError:
-    sys.exit(f"Error: no module typer: {_INSTALL}")
+    sys.exit(f"Error: no module typer: {INSTALL}")
+
+from fastia.cli_dataset import dataset_app
 
 app = typer.Typer(
     add_completion=False,
@@ -27,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: rich's table cuts long options at 80 columns
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(dataset_app, name="dataset")
 
 
 class Protocol(str, Enum):
@@ -96,7 +98,7 @@ def evaluate(
 
     Prints IA-IoU and penalized IA-IoU beside IoU. Bad files are all listed; the exit status is then 2.
     """
-    with _errors_as_text():
+    with errors_as_text():
         from fastia.engine.evaluate import evaluate_directory
 
         result = evaluate_directory(
@@ -105,11 +107,11 @@ def evaluate(
             predictions,
             protocol=protocol.value,
             classes=classes,
-            background=_id("--background", background),
-            ignore_index=_id("--ignore-index", ignore_index),
+            background=id_or_none("--background", background),
+            ignore_index=id_or_none("--ignore-index", ignore_index),
             instance_ignore_index="ignore_index"
             if instance_ignore_index is None
-            else _id("--instance-ignore-index", instance_ignore_index),
+            else id_or_none("--instance-ignore-index", instance_ignore_index),
             json=json,
             csv=csv,
             plot=plot,
@@ -138,7 +140,7 @@ def train(
     With several processes, start it as `torchrun --nproc-per-node N -m fastia train ...`. SIGTERM and Ctrl-C save a
     checkpoint first.
     """
-    with _errors_as_text():
+    with errors_as_text():
         from fastia.engine.config import load
         from fastia.engine.train import train as run
 
@@ -162,7 +164,7 @@ def shapes(
 
     In PASCAL VOC layout, with classes.txt, Predictions and PseudoMasks.
     """
-    with _errors_as_text():
+    with errors_as_text():
         from fastia.data.shapes import make_shapes
 
         make_shapes(root, images, seed=seed)
@@ -172,20 +174,6 @@ def cache_folder() -> Path:
     """Where compiled kernels are kept: FASTIA_CACHE, else `fastia` in the user's cache folder."""
     users = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("FASTIA_CACHE") or Path(users) / "fastia").expanduser()
-
-
-@contextmanager
-def _errors_as_text() -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, OSError, FloatingPointError) as error:
-        if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun, one is enough to tell
-            print(f"Error: {error}", file=sys.stderr)
-        raise typer.Exit(1 if isinstance(error, FloatingPointError) else 2) from None
-    except ModuleNotFoundError as error:
-        module = (error.name or "").partition(".")[0]
-        print(f"Error: no module {module}: {_INSTALL}", file=sys.stderr)
-        raise typer.Exit(1) from None
 
 
 def _print_evaluation(result: Evaluation, written: Iterable[Path]) -> None:
@@ -199,13 +187,6 @@ def _print_evaluation(result: Evaluation, written: Iterable[Path]) -> None:
         console.print(f"Note: {note}", markup=False, soft_wrap=True)
     for path in written:
         console.print(f"Wrote {path}", markup=False, soft_wrap=True)
-
-
-def _id(option: str, text: str) -> int | None:
-    try:
-        return None if text.lower() == "none" else int(text)
-    except ValueError:
-        raise ValueError(f"{option} must be an integer or none, got {text!r}") from None
 
 
 def _version(distribution: str) -> str | None:

@@ -1,1 +1,1 @@
-"""Training, evaluation of predictions in folders, their reports, and the demonstration."""
+"""Training, evaluation of predictions in folders, their reports, balanced sets, and the demonstration."""

@@ -1,0 +1,37 @@
+"""What the commands share: errors as one text and an exit status, and options that are an id or none."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+INSTALL = "the command line needs more packages: pip install fastia[cli]"
+
+
+@contextmanager
+def errors_as_text() -> Iterator[None]:
+    """Bad input ends with status 2, a missing package or a loss that is not finite with status 1.
+
+    Any other error is one of fastia's own.
+    """
+    try:
+        yield
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun, one is enough to tell
+            print(f"Error: {error}", file=sys.stderr)
+        sys.exit(1 if isinstance(error, FloatingPointError) else 2)
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        text = error.msg if "fastia[" in error.msg else f"no module {module}: {INSTALL}"
+        print(f"Error: {text}", file=sys.stderr)
+        sys.exit(1)
+
+
+def id_or_none(option: str, text: str) -> int | None:
+    """The value of an option that takes an id or the word none."""
+    try:
+        return None if text.lower() == "none" else int(text)
+    except ValueError:
+        raise ValueError(f"{option} must be an integer or none, got {text!r}") from None
