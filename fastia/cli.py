@@ -1,4 +1,4 @@
-"""The command line: `fastia evaluate`, `fastia train`, `fastia dataset`, `fastia shapes`, and what is installed here."""
+"""The command line: `fastia evaluate`, `train`, `dataset`, `shapes`, and what is installed here."""
 
 from __future__ import annotations
 
