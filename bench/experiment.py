@@ -1,7 +1,7 @@
 """What size weights and EWC do to small objects, on synthetic shapes: `make experiment`, docs/experiment.md.
 
-`run` trains every arm on every seed (one that is finished is not repeated, one that was stopped goes on), `tune` first
-chooses learning rates and strengths on other seeds, `report` writes the page. A seed decides the dataset, the initial
+`run` trains every arm on every seed (one that is finished is not repeated, one that was stopped goes on), after
+choosing learning rates and strengths on other seeds; `report` writes the page. A seed decides the dataset, the initial
 weights and the order and crops of the images together, so that the arms of a seed are paired.
 """
 
@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +33,7 @@ IMAGES = 180  # two thirds of them to train on
 ITERATIONS, SWITCH = 400, 200
 SEEDS = range(5)
 TUNING_SEEDS = (100, 101)
-LEARNING_RATES = (0.0025, 0.005, 0.01)
+LEARNING_RATES = (0.005, 0.01, 0.02)
 STRENGTHS = (0.03, 0.3, 3.0)
 ENDPOINT = "ia_miou_penalized_small"
 
@@ -225,48 +226,46 @@ def scores_of(root: Path, arm: str, seed: int, noise: float, options: dict) -> d
     return json.loads(path.read_text())["scores"] if path.exists() else {}
 
 
-def tune(root: Path, jobs: int) -> dict[str, dict]:
-    """The options of each arm with the best mean endpoint on the tuning seeds, at noise 1."""
-    chosen: dict[str, dict] = {}
-
-    def choose(arm: str, candidates: list[dict]) -> None:
-        means = [
-            np.mean([scores_of(root, arm, seed, 1.0, each).get(ENDPOINT, 0.0) for seed in TUNING_SEEDS])
-            for each in candidates
-        ]
-        chosen[arm] = candidates[int(np.argmax(means))]
-        table[arm] = [{**each, "endpoint": float(mean)} for each, mean in zip(candidates, means, strict=True)]
-
-    table: dict[str, list] = {}
-    rates = {
-        name: [{"learning_rate": rate} for rate in LEARNING_RATES] for name, arm in ARMS.items() if not arm.tuned_as
-    }
-    start(root, jobs, [(name, s, 1.0, each) for name, grid in rates.items() for each in grid for s in TUNING_SEEDS])
-    for name, grid in rates.items():
-        choose(name, grid)
-    strengths = {
-        name: [{**chosen[arm.tuned_as], "ewc_lambda": strength} for strength in STRENGTHS]
-        for name, arm in ARMS.items()
-        if arm.strengths
-    }
-    start(root, jobs, [(name, s, 1.0, each) for name, grid in strengths.items() for each in grid for s in TUNING_SEEDS])
-    for name, grid in strengths.items():
-        choose(name, grid)
-    for name, arm in ARMS.items():
-        if name not in chosen:
-            chosen[name] = chosen[arm.tuned_as]
-    _write(root / "tuned.json", {"chosen": chosen, "tried": table})
-    return chosen
+def tune(root: Path, jobs: int, names: Iterable[str]) -> None:
+    """Choose the options of some arms, those with the best mean endpoint on the tuning seeds, at noise 1."""
+    path = root / "tuned.json"
+    tuned = json.loads(path.read_text()) if path.exists() else {"chosen": {}, "tried": {}}
+    chosen = tuned["chosen"]
+    for strengths in (False, True):  # of the penalty, once the rate is known that they go with
+        grids: dict[str, list[dict]] = {}
+        for name in names:
+            arm = ARMS[name]
+            if strengths and arm.strengths:
+                grids[name] = [{**chosen[arm.tuned_as], "ewc_lambda": strength} for strength in STRENGTHS]
+            elif not strengths and not arm.tuned_as:
+                grids[name] = [{"learning_rate": rate} for rate in LEARNING_RATES]
+        start(root, jobs, [(name, s, 1.0, each) for name, grid in grids.items() for each in grid for s in TUNING_SEEDS])
+        for name, grid in grids.items():
+            scores = [[scores_of(root, name, seed, 1.0, each) for seed in TUNING_SEEDS] for each in grid]
+            means = [float(np.mean([score.get(ENDPOINT, 0.0) for score in each])) for each in scores]
+            chosen[name] = grid[int(np.argmax(means))]
+            tuned["tried"][name] = [{**each, "endpoint": mean} for each, mean in zip(grid, means, strict=True)]
+    for name in names:
+        chosen.setdefault(name, chosen.get(ARMS[name].tuned_as))
+    _write(path, tuned)
 
 
 def run(root: Path, jobs: int) -> None:
-    chosen = tune(root, jobs)
-    for seed in SEEDS:  # the main arms first: whenever it is stopped, whole seeds are there
-        start(root, jobs, [(arm, seed, 1.0, chosen[arm]) for arm in MAIN])
+    """All of it, the main arms first and seed by seed: whenever it is stopped, whole comparisons are there."""
+    for names in (MAIN, [name for name in ARMS if name not in MAIN]):
+        tune(root, jobs, names)
+        for seed in SEEDS:
+            start(root, jobs, planned(root, names, [seed], [1.0]))
     for seed in SEEDS:
-        start(root, jobs, [(arm, seed, 1.0, chosen[arm]) for arm in ARMS if arm not in MAIN])
-    for seed, noise in itertools.product(SEEDS, NOISES):
-        start(root, jobs, [(arm, seed, noise, chosen[arm]) for arm in MAIN])
+        start(root, jobs, planned(root, MAIN, [seed], NOISES))
+
+
+def planned(
+    root: Path, names: Iterable[str], seeds: Iterable[int], noises: Iterable[float]
+) -> list[tuple[str, int, float, dict]]:
+    """Runs of tuned arms."""
+    chosen = json.loads((root / "tuned.json").read_text())["chosen"]
+    return [(name, seed, noise, chosen[name]) for name, seed, noise in itertools.product(names, seeds, noises)]
 
 
 def _write(path: Path, value) -> None:
@@ -277,7 +276,7 @@ def _write(path: Path, value) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["run", "tune", "one", "report"])
+    parser.add_argument("what", choices=["run", "one", "report"])
     parser.add_argument("--root", type=Path, default=Path("experiment"))
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--arm")
@@ -300,4 +299,4 @@ if __name__ == "__main__":
 
         write(arguments.root)
     else:
-        {"run": run, "tune": tune}[arguments.what](arguments.root, arguments.jobs)
+        run(arguments.root, arguments.jobs)
