@@ -14,10 +14,10 @@ LIBRARY := fastia/kernels/libfastia_cpu.$(SUFFIX)
 NATIVE := $(wildcard csrc/*/*.cpp csrc/*/*.h)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint format bench fuzz huge wheel clean
+.PHONY: help demo test lint format bench fuzz huge experiment wheel clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*##/ {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*##/ {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 demo: $(LIBRARY)  ## synthetic shapes, two-phase training, evaluation, report, in demo/ (under 4 minutes)
 	$(BIN)/python -m fastia.engine.demo demo
@@ -57,6 +57,10 @@ bench: $(LIBRARY) .venv/bench  ## speed beside other libraries, into bench/resul
 	$(BIN)/python bench/bench_loss.py
 	$(BIN)/python bench/bench_training.py
 	$(BIN)/python bench/report.py
+
+experiment: $(LIBRARY) .venv/bench  ## train all arms of docs/experiment.md (hours; goes on where it was stopped)
+	$(BIN)/python bench/experiment.py run
+	$(BIN)/python bench/experiment.py report
 
 wheel: .venv/torch  ## a wheel in dist/
 	$(BIN)/python -m pip wheel . --no-deps --wheel-dir dist
