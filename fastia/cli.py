@@ -128,6 +128,58 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]FILE...", help="JSON of fastia evaluate. Files of one NAME are its checkpoints."
+        ),
+    ],
+    against: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[NAME=]FILE", help="The same methods on another data set, an option each."),
+    ] = None,
+    score: Annotated[list[str] | None, typer.Option(help="Only this score; may be given several times.")] = None,
+    resamples: Annotated[int, typer.Option(min=99, help="Number of resamples, and of swaps.")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random numbers.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Write everything.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write one row per score and difference.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a PNG: scores with intervals, rankings.")] = None,
+) -> None:
+    """Compare methods, with intervals and paired tests.
+
+    All files are of the same images; a method without NAME is named as its file.
+    """
+    with _errors_as_text():
+        from rich.console import Console
+
+        from fastia.engine import comparison_report
+        from fastia.engine.compare import compare as compare_files
+
+        result = compare_files(
+            _named(files),
+            against=_named(against) if against else None,
+            scores=score,
+            resamples=resamples,
+            seed=seed,
+            json=json,
+            csv=csv,
+            plot=plot,
+        )
+    console = Console(highlight=False)
+    console.print(comparison_report.scores_table(result))
+    if result.differences:
+        console.print(comparison_report.differences_table(result))
+    for each in result.correlations:
+        text = comparison_report.correlation_text(each.interval, each.methods)
+        console.print(f"{each.first} against {each.second}: {text}", markup=False, soft_wrap=True)
+    for note in result.notes:
+        console.print(f"Note: {note}", markup=False, soft_wrap=True)
+    for path in filter(None, (json, csv, plot)):
+        console.print(f"Wrote {path}", markup=False, soft_wrap=True)
+
+
+@app.command()
 def shapes(
     root: Annotated[Path, typer.Argument(help="Folder to write into.")],
     images: Annotated[int, typer.Option(help="Number of images.")] = 60,
@@ -160,6 +212,19 @@ def _errors_as_text() -> Iterator[None]:
         module = (error.name or "").partition(".")[0]
         print(f"Error: no module {module}: {_INSTALL}", file=sys.stderr)
         raise typer.Exit(1) from None
+
+
+def _named(files: list[str]) -> dict[str, list[str]]:
+    """The files of each method, of NAME=FILE and FILE."""
+    named: dict[str, list[str]] = {}
+    for text in files:
+        name, equals, path = text.partition("=")
+        if not equals:
+            name, path = Path(text).stem, text
+            if name in named:
+                raise ValueError(f"two methods are named {name}: name them apart, as in other={path}")
+        named.setdefault(name, []).append(path)
+    return named
 
 
 def _id(option: str, text: str) -> int | None:

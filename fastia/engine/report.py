@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,9 +37,14 @@ def write_all(
     Raises:
         OSError: a file cannot be written.
     """
+    write_together(result, ((json, write_json), (csv, write_csv), (plot, write_plot)))
+
+
+def write_together(result: Any, reports: Iterable[tuple[PathLike | None, Callable[[Any, Path], None]]]) -> None:
+    """Write reports to paths, where there is one: under temporary names first, then all renamed, or none."""
     staged: list[tuple[Path, Path]] = []
     try:
-        for target, write in ((json, write_json), (csv, write_csv), (plot, write_plot)):
+        for target, write in reports:
             if target is not None:
                 path = Path(target)
                 staged.append((path.with_name(f".{path.name}.{os.getpid()}.partial"), path))
