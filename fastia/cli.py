@@ -35,6 +35,16 @@ class Protocol(str, Enum):
     exact = "exact"
 
 
+class Extra(str, Enum):
+    """The further scores of :class:`fastia.InstanceAwareIoU`, as choices."""
+
+    panoptic = "panoptic"
+    components = "components"
+    iiou = "iiou"
+    fine_grained = "fine_grained"
+    boundary_iou = "boundary_iou"
+
+
 def main() -> None:
     """Run the command line. Bad input is told in one text on the standard error stream, with exit status 2."""
     app()
@@ -85,8 +95,10 @@ def evaluate(
     instance_ignore_index: Annotated[
         str | None, typer.Option(metavar="ID|none", help="Id of void in SegmentationObject; --ignore-index by default.")
     ] = None,
+    extra: Annotated[list[Extra] | None, typer.Option(help="Further scores; may be given several times.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write scores and what each image contributes.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write one row per instance.")] = None,
+    scores_csv: Annotated[Path | None, typer.Option(help="Write one row per class and score.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a PNG: IA-IoU by class and size.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Number of threads; one a core by default.")] = None,
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Skip images without prediction.")] = False,
@@ -112,8 +124,10 @@ def evaluate(
             instance_ignore_index="ignore_index"
             if instance_ignore_index is None
             else _id("--instance-ignore-index", instance_ignore_index),
+            extra=[each.value for each in extra or ()],
             json=json,
             csv=csv,
+            scores_csv=scores_csv,
             plot=plot,
             jobs=jobs,
             allow_missing=allow_missing,
@@ -121,9 +135,12 @@ def evaluate(
         )
     console = Console(highlight=False)
     console.print(report.table(result))
+    extra_table = report.extra_table(result)
+    if extra_table is not None:
+        console.print(extra_table)
     for note in result.notes:
         console.print(f"Note: {note}", markup=False, soft_wrap=True)
-    for path in filter(None, (json, csv, plot)):
+    for path in filter(None, (json, csv, scores_csv, plot)):
         console.print(f"Wrote {path}", markup=False, soft_wrap=True)
 
 

@@ -30,14 +30,20 @@ _TITLES = (
 
 
 def write_all(
-    result: Evaluation, *, json: PathLike | None = None, csv: PathLike | None = None, plot: PathLike | None = None
+    result: Evaluation,
+    *,
+    json: PathLike | None = None,
+    csv: PathLike | None = None,
+    scores_csv: PathLike | None = None,
+    plot: PathLike | None = None,
 ) -> None:
     """Write the reports that have a path; each file appears complete, and none if one of them cannot be written.
 
     Raises:
         OSError: a file cannot be written.
     """
-    write_together(result, ((json, write_json), (csv, write_csv), (plot, write_plot)))
+    writers = ((json, write_json), (csv, write_csv), (scores_csv, write_scores_csv), (plot, write_plot))
+    write_together(result, writers)
 
 
 def write_together(result: Any, reports: Iterable[tuple[PathLike | None, Callable[[Any, Path], None]]]) -> None:
@@ -111,6 +117,15 @@ def write_csv(result: Evaluation, path: PathLike) -> None:
         writer.writerows(zip(*(column.tolist() for column in columns), strict=True))
 
 
+def write_scores_csv(result: Evaluation, path: PathLike) -> None:
+    """Write one row per score: class ("" over all classes), score, value (empty where there is none)."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("class", "score", "value"))
+        for name, row in {"": result.scores, **result.per_class}.items():
+            writer.writerows((name, score, value) for score, value in _nan_as_none(row).items())
+
+
 def write_plot(result: Evaluation, path: PathLike) -> None:
     """Draw IA-IoU by class and size as a PNG: a pale bar for the plain score, a dark one in it for the penalized."""
     from matplotlib.figure import Figure
@@ -172,6 +187,24 @@ def table(result: Evaluation) -> Table:
     for name, row in result.per_class.items():
         grid.add_row(name, *_cells(row), end_section=name == result.classes[-1])
     grid.add_row("overall", *_cells(_means(result)), style="bold")
+    return grid
+
+
+def extra_table(result: Evaluation) -> Table | None:
+    """The further scores in percent, for `rich` to print; None without any."""
+    from rich import box
+    from rich.table import Table
+
+    extra = {name: value for name, value in result.scores.items() if name in result.extra_scores}
+    if not extra:
+        return None
+    grid = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), title="Further scores in %", title_justify="left")
+    for heading in ("score", "", *SIZE_NAMES):
+        grid.add_column(heading, justify="left" if heading == "score" else "right", no_wrap=True)
+    for name, value in extra.items():
+        if not name.endswith(_SIZES[1:]):
+            sized = (extra.get(f"{name}{size}") for size in _SIZES[1:])
+            grid.add_row(name, _percent(value), *("" if each is None else _percent(each) for each in sized))
     return grid
 
 
