@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastia.engine.results import Floats, Terms, plain_value
 
@@ -206,13 +207,14 @@ class _Ratio:
     def __init__(self, terms: Terms) -> None:
         self.terms = terms
         self.stacked = np.concatenate([part for part in terms if part is not None], 1)
+        self.transposed = self.stacked.T.astype(np.float32)
         total = terms.totals
         self.ratio = total.numerator / total.denominator  # [1, classes], for classes that a resample lacks
 
-    def __call__(self, counts: Floats) -> tuple[Floats, Floats]:
+    def __call__(self, counts: Floats) -> tuple[Floats, NDArray[np.float32]]:
         """The score per row of ``counts [R, images]``, and each image's influence on it, ``[R, images]``."""
         if self.ratio.size == 0:
-            return np.full(len(counts), np.nan), np.full(counts.shape, np.nan)
+            return np.full(len(counts), np.nan), np.full(counts.shape, np.nan, np.float32)
         numerator, denominator, *frequency = np.split(
             counts @ self.stacked, self.stacked.shape[1] // self.ratio.size, 1
         )
@@ -227,7 +229,7 @@ class _Ratio:
         slopes = [weight * inverse, -weight * inverse * ratio]
         if frequency:
             slopes.append((ratio - value[:, None]) / pixels)
-        return value, np.concatenate(slopes, 1) @ self.stacked.T
+        return value, np.concatenate(slopes, 1).astype(np.float32) @ self.transposed  # of use for standard errors only
 
 
 class _Swap:
@@ -258,6 +260,7 @@ def _statistics(
     methods: Sequence[Sequence[_Ratio]], contrasts: Sequence[tuple[int, int | None]], counts: Floats
 ) -> tuple[Floats, Floats]:
     """Value and standard error of each contrast, ``[contrasts, R]``, per row of ``counts [R, images]``."""
+    weights = counts.astype(np.float32)
     values, influences = [], []
     for checkpoints in methods:
         found = [ratio(counts) for ratio in checkpoints]
@@ -267,7 +270,7 @@ def _statistics(
     for first, second in contrasts:
         influence = influences[first] if second is None else influences[first] - influences[second]
         differences.append(values[first] if second is None else values[first] - values[second])
-        errors.append(np.sqrt(np.einsum("rn,rn,rn->r", counts, influence, influence)))
+        errors.append(np.sqrt(np.einsum("rn,rn,rn->r", weights, influence, influence).astype(np.float64)))
     return np.array(differences), np.array(errors)
 
 
