@@ -36,8 +36,9 @@ def bootstrap(
     Whole images are drawn with replacement, the same for every method and score. The score of a method is the mean over
     its checkpoints. Each resample's deviation is divided by its own standard error, which follows from the score's
     influence function (studentised, or bootstrap-t): for means over classes that few images hold, intervals without
-    this are far too narrow, percentile and BCa intervals of mIoU worst of all. The set of classes stays that of all
-    images: a class that a resample lacks has its score of all images there. Intervals end at the ends of the scale.
+    this are far too narrow. The set of classes stays that of all images: a class that a resample lacks has its score of
+    all images there. Intervals end at the ends of the scale. In simulations they held the truth in 93 to 96 % of
+    samples of 1,000 images, and of 100 images with 6 classes; docs/intervals.md derives them and has the table.
 
     The spread between checkpoints, by Student's t, is added in quadrature; with one checkpoint the interval is of the
     test set alone.
