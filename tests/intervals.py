@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from fastia.engine.inference import bootstrap
-from fastia.engine.results import COLUMNS, SCORES, Score, Terms, taking_part, terms
+from fastia.engine.results import COLUMNS, SCORES, STANDARD_SCORES, Score, Terms, taking_part, terms
 from fastia.scores import SIZE_BOUNDS
 
 POPULATION = 60_000
@@ -61,7 +61,7 @@ def coverage(
     images: int,
     repeats: int,
     *,
-    scores: tuple[str, ...] = tuple(SCORES),
+    scores: tuple[str, ...] = STANDARD_SCORES,
     resamples: int = 999,
 ) -> dict[str, float]:
     """By score, the share of samples of so many images whose interval holds the score of the population."""
@@ -94,5 +94,5 @@ if __name__ == "__main__":
     print(f"Coverage of 95 % intervals in %, {repeats} samples each (standard error {error:.1f}):\n")
     print("| | " + " | ".join(f"{name}, n = {images}" for name, images in columns) + " |")
     print("|---" + "|---:" * len(columns) + "|")
-    for score in SCORES:
+    for score in STANDARD_SCORES:
         print(f"| `{score}` | " + " | ".join(f"{100 * each[score]:.1f}" for each in table) + " |")
