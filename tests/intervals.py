@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from fastia.engine.inference import bootstrap
-from fastia.engine.results import COLUMNS, SCORES, STANDARD_SCORES, Score, Terms, taking_part, terms
+from fastia.engine.results import COLUMNS, SCORES, STANDARD_SCORES, Score, plain_value, taking_part, terms
 from fastia.scores import SIZE_BOUNDS
 
 POPULATION = 60_000
@@ -66,6 +66,7 @@ def coverage(
 ) -> dict[str, float]:
     """By score, the share of samples of so many images whose interval holds the score of the population."""
     everything = population(*scene)
+    total = everything.sum(0, keepdims=True)
     rng = np.random.default_rng(1)
     held = dict.fromkeys(scores, 0)
     for repeat in range(repeats):
@@ -73,15 +74,13 @@ def coverage(
         sampled = [[[terms(sums, SCORES[name])]] for name in scores]
         found = bootstrap(sampled, [], resamples=resamples, seed=repeat)
         for name, ((interval,), _) in zip(scores, found, strict=True):
-            held[name] += interval.low <= whole(everything, sums, SCORES[name]) <= interval.high
+            held[name] += interval.low <= whole(total, sums, SCORES[name]) <= interval.high
     return {name: count / repeats for name, count in held.items()}
 
 
-def whole(everything: np.ndarray, sums: np.ndarray, score: Score) -> float:
-    """The score of the population over the classes that a sample has."""
-    total: Terms = terms(everything.sum(0, keepdims=True), score, taking_part(sums, score))
-    weight = np.ones_like(total.numerator) if total.frequency is None else total.frequency
-    return float((total.numerator / total.denominator * weight).sum() / weight.sum())
+def whole(total: np.ndarray, sums: np.ndarray, score: Score) -> float:
+    """The score of the population's sums over the classes that a sample has."""
+    return plain_value(terms(total, score, taking_part(sums, score)))
 
 
 if __name__ == "__main__":

@@ -78,11 +78,11 @@ def test_further_scores_are_compared_where_every_file_holds_them(folder, tmp_pat
 
 
 def test_95_percent_intervals_hold_the_truth_in_95_percent_of_samples() -> None:
-    # 300 samples: a standard error of 1.3 points; percentile intervals hold mIoU in 87 % of such samples
-    chosen = ("miou", "ia_miou", "ia_miou_penalized_small")
-    found = intervals.coverage(intervals.SCENES["6 even classes"], 100, 300, scores=chosen, resamples=399)
-    assert min(found.values()) > 0.91
-    assert max(found.values()) < 0.99
+    # 600 samples: a standard error of 0.9 points; percentile intervals hold mIoU in 87 % of such samples
+    chosen = ("miou", "ia_miou", "ia_miou_penalized_small", "pixel_accuracy", "fw_iou")
+    found = intervals.coverage(intervals.SCENES["6 even classes"], 100, 600, scores=chosen, resamples=499)
+    assert min(found.values()) >= 0.925
+    assert max(found.values()) <= 0.975
 
 
 def test_interval_of_a_plain_mean_is_the_bootstrap_t_interval() -> None:
