@@ -14,7 +14,7 @@ LIBRARY := fastia/kernels/libfastia_cpu.$(SUFFIX)
 NATIVE := $(wildcard csrc/*/*.cpp csrc/*/*.h)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint format bench fuzz huge experiment wheel clean
+.PHONY: help demo test lint format bench fuzz huge intervals experiment wheel clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*##/ {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -49,6 +49,9 @@ fuzz: $(LIBRARY)  ## generated masks under ASan and UBSan, then TSan, FUZZ_MINUT
 
 huge: $(LIBRARY)  ## more than 2^31 pixels in one call
 	$(BIN)/python tests/huge.py
+
+intervals: $(LIBRARY)  ## how often the intervals of fastia compare hold the truth (ten minutes)
+	$(BIN)/python tests/intervals.py
 
 bench: $(LIBRARY) .venv/bench  ## speed beside other libraries, into bench/results/cpu.md
 	mkdir -p bench/results

@@ -14,9 +14,10 @@ from experiment import (
     planned,
     run_name,
 )
-from fastia.engine.inference import holm
 from matplotlib.figure import Figure
 from scipy import stats
+
+from fastia.engine.inference import holm
 
 DOCS = Path(__file__).parents[1] / "docs"
 MARKER = "<!-- written by bench/experiment_report.py from here on -->\n"

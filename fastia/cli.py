@@ -38,6 +38,16 @@ class Protocol(str, Enum):
     exact = "exact"
 
 
+class Extra(str, Enum):
+    """The further scores of :class:`fastia.InstanceAwareIoU`, as choices."""
+
+    panoptic = "panoptic"
+    components = "components"
+    iiou = "iiou"
+    fine_grained = "fine_grained"
+    boundary_iou = "boundary_iou"
+
+
 def main() -> None:
     """Run the command line. Bad input is told in one text on the standard error stream, with exit status 2."""
     app()
@@ -88,8 +98,10 @@ def evaluate(
     instance_ignore_index: Annotated[
         str | None, typer.Option(metavar="ID|none", help="Id of void in SegmentationObject; --ignore-index by default.")
     ] = None,
+    extra: Annotated[list[Extra] | None, typer.Option(help="Further scores; may be given several times.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write scores and what each image contributes.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write one row per instance.")] = None,
+    scores_csv: Annotated[Path | None, typer.Option(help="Write one row per class and score.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a PNG: IA-IoU by class and size.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Number of threads; one a core by default.")] = None,
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Skip images without prediction.")] = False,
@@ -112,14 +124,16 @@ def evaluate(
             instance_ignore_index="ignore_index"
             if instance_ignore_index is None
             else id_or_none("--instance-ignore-index", instance_ignore_index),
+            extra=[each.value for each in extra or ()],
             json=json,
             csv=csv,
+            scores_csv=scores_csv,
             plot=plot,
             jobs=jobs,
             allow_missing=allow_missing,
             progress=True,
         )
-        _print_evaluation(result, filter(None, (json, csv, plot)))
+        _print_evaluation(result, filter(None, (json, csv, scores_csv, plot)))
 
 
 @app.command()
@@ -155,6 +169,58 @@ def train(
 
 
 @app.command()
+def compare(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]FILE...", help="JSON of fastia evaluate. Files of one NAME are its checkpoints."
+        ),
+    ],
+    against: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[NAME=]FILE", help="The same methods on another data set, an option each."),
+    ] = None,
+    score: Annotated[list[str] | None, typer.Option(help="Only this score; may be given several times.")] = None,
+    resamples: Annotated[int, typer.Option(min=99, help="Number of resamples, and of swaps.")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random numbers.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Write everything.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write one row per score and difference.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a PNG: scores with intervals, rankings.")] = None,
+) -> None:
+    """Compare methods, with intervals and paired tests.
+
+    All files are of the same images; a method without NAME is named as its file.
+    """
+    with errors_as_text():
+        from rich.console import Console
+
+        from fastia.engine import comparison_report
+        from fastia.engine.compare import compare as compare_files
+
+        result = compare_files(
+            _named(files),
+            against=_named(against) if against else None,
+            scores=score,
+            resamples=resamples,
+            seed=seed,
+            json=json,
+            csv=csv,
+            plot=plot,
+        )
+    console = Console(highlight=False)
+    console.print(comparison_report.scores_table(result))
+    if result.differences:
+        console.print(comparison_report.differences_table(result))
+    for each in result.correlations:
+        text = comparison_report.correlation_text(each.interval, each.methods)
+        console.print(f"{each.first} against {each.second}: {text}", markup=False, soft_wrap=True)
+    for note in result.notes:
+        console.print(f"Note: {note}", markup=False, soft_wrap=True)
+    for path in filter(None, (json, csv, plot)):
+        console.print(f"Wrote {path}", markup=False, soft_wrap=True)
+
+
+@app.command()
 def shapes(
     root: Annotated[Path, typer.Argument(help="Folder to write into.")],
     images: Annotated[int, typer.Option(help="Number of images.")] = 60,
@@ -183,10 +249,26 @@ def _print_evaluation(result: Evaluation, written: Iterable[Path]) -> None:
 
     console = Console(highlight=False)
     console.print(report.table(result))
+    extra_table = report.extra_table(result)
+    if extra_table is not None:
+        console.print(extra_table)
     for note in result.notes:
         console.print(f"Note: {note}", markup=False, soft_wrap=True)
     for path in written:
         console.print(f"Wrote {path}", markup=False, soft_wrap=True)
+
+
+def _named(files: list[str]) -> dict[str, list[str]]:
+    """The files of each method, of NAME=FILE and FILE."""
+    named: dict[str, list[str]] = {}
+    for text in files:
+        name, equals, path = text.partition("=")
+        if not equals:
+            name, path = Path(text).stem, text
+            if name in named:
+                raise ValueError(f"two methods are named {name}: name them apart, as in other={path}")
+        named.setdefault(name, []).append(path)
+    return named
 
 
 def _version(distribution: str) -> str | None:

@@ -11,10 +11,12 @@ from fastia import checks, ops
 from fastia.functional_loss import size_weighted_cross_entropy, upsample_argmax
 
 __all__ = [
+    "ComponentMatches",
     "Components",
     "InstanceIoU",
     "components",
     "instance_iou",
+    "instance_matches",
     "instance_overlaps",
     "label",
     "size_weighted_cross_entropy",
@@ -50,6 +52,17 @@ class InstanceIoU(NamedTuple):
     unmatched_count: Array  # [B] int32
     unmatched_class_id: Array  # [B, M] int32, padding -1
     unmatched_area: Array  # [B, M] int64, padding 0
+
+
+class ComponentMatches(NamedTuple):
+    """Predicted components of foreground classes, off void, in raster order; see :func:`instance_matches`."""
+
+    count: Array  # [B] int32
+    class_id: Array  # [B, N] int32, padding -1
+    area: Array  # [B, N] int64, padding 0
+    void_area: Array  # [B, N] int64: its pixels on void, which `area` does not count
+    instance_area: Array  # [B, N] int64: of the instance of its class with which it has an IoU above 1/2; 0: none
+    intersection: Array  # [B, N] int64: with that instance; 0: none
 
 
 def label(
@@ -261,7 +274,7 @@ def instance_iou(
     Source: IA-IoU of Mun et al., "Small Objects Matters in Weakly-supervised Semantic Segmentation", WACV 2024.
     """
     records, _ = _instance_overlaps(
-        preds, target, instances, protocol, background, ignore_index, instance_ignore_index, None,
+        "instance_iou", preds, target, instances, protocol, background, ignore_index, instance_ignore_index, None,
         max_instances, max_unmatched, validate, None,
     )  # fmt: skip
     return records
@@ -312,13 +325,59 @@ def instance_overlaps(
     Source: as :func:`instance_iou`.
     """
     num_classes = checks.integer("num_classes", num_classes, 1, checks.MAX_CLASSES, optional=False)
-    return _instance_overlaps(
-        preds, target, instances, protocol, background, ignore_index, instance_ignore_index, num_classes,
-        max_instances, max_unmatched, validate, checks.integer("threads", threads, 1),
+    records, confusion = _instance_overlaps(
+        "instance_iou", preds, target, instances, protocol, background, ignore_index, instance_ignore_index,
+        num_classes, max_instances, max_unmatched, validate, checks.integer("threads", threads, 1),
     )  # fmt: skip
+    return records, confusion
+
+
+def instance_matches(
+    preds: Array,
+    target: Array,
+    instances: Array | None = None,
+    *,
+    num_classes: int,
+    protocol: Protocol = "wacv2024",
+    background: int | None = 0,
+    ignore_index: int | None = 255,
+    instance_ignore_index: int | Literal["ignore_index"] | None = "ignore_index",
+    threads: int | None = None,
+) -> tuple[InstanceIoU, Array, ComponentMatches]:
+    """Score a prediction as :func:`instance_overlaps` does, and match its components with instances, in one pass.
+
+    Args:
+        preds, target, instances, num_classes, protocol, background, ignore_index, instance_ignore_index, threads: as
+            in :func:`instance_overlaps`; on the CPU.
+
+    Returns:
+        The results of :func:`instance_overlaps`, and :class:`ComponentMatches`: every predicted component of a
+        foreground class with its own pixels, and the one instance of its class, if any, with which it has a plain
+        IoU above 1/2. Without the batch axis for ``[H, W]`` input.
+
+    Raises:
+        TypeError: as :func:`instance_iou`.
+        ValueError: as :func:`instance_overlaps`.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastia.functional import instance_matches
+        >>> _, _, matches = instance_matches(np.array([[1, 1, 0, 1]]), np.array([[1, 1, 1, 0]]), num_classes=2)
+        >>> matches.area, matches.instance_area, matches.intersection
+        (array([2, 1]), array([3, 0]), array([2, 0]))
+
+    Source: the matching of Kirillov et al., "Panoptic Segmentation", CVPR 2019.
+    """
+    num_classes = checks.integer("num_classes", num_classes, 1, checks.MAX_CLASSES, optional=False)
+    records, confusion, *matches = _instance_overlaps(
+        "instance_matches", preds, target, instances, protocol, background, ignore_index, instance_ignore_index,
+        num_classes, None, None, False, checks.integer("threads", threads, 1),
+    )  # fmt: skip
+    return records, confusion, ComponentMatches(*matches)
 
 
 def _instance_overlaps(
+    operation: str,
     preds: Array,
     target: Array,
     instances: Array | None,
@@ -331,12 +390,12 @@ def _instance_overlaps(
     max_unmatched: int | None,
     validate: bool,
     threads: int | None,
-) -> tuple[InstanceIoU, Array]:
+) -> tuple[Any, ...]:
     given = {} if instances is None else {"instances": instances}
     arrays = checks.masks(preds=preds, target=target, **given)
     if instance_ignore_index == "ignore_index":
         instance_ignore_index = ignore_index
-    fields = _operations(arrays[0]).instance_iou(
+    fields = getattr(_operations(arrays[0]), operation)(
         _batch(arrays[0]),
         _batch(arrays[1]),
         None if instances is None else _batch(arrays[2]),
@@ -350,8 +409,9 @@ def _instance_overlaps(
         validate,
         threads,
     )
-    *records, confusion = [_unbatch(arrays[0], field) for field in fields]
-    return InstanceIoU(*records), confusion
+    fields = [_unbatch(arrays[0], field) for field in fields]
+    records = len(InstanceIoU._fields)
+    return InstanceIoU(*fields[:records]), *fields[records:]
 
 
 def _component_options(connectivity: Any, background: Any, ignore_index: Any) -> tuple[int, int | None, int | None]:

@@ -7,11 +7,21 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
 from fastia import checks
-from fastia.functional import Array, Protocol, instance_overlaps, upsample_argmax
+from fastia.extra import check_extras, empty_sums, extra_scores, image_sums
+from fastia.functional import (
+    Array,
+    ComponentMatches,
+    InstanceIoU,
+    Protocol,
+    instance_matches,
+    instance_overlaps,
+    upsample_argmax,
+)
 from fastia.scores import SIZE_NAMES, scores, tally
 
 
@@ -33,6 +43,9 @@ class InstanceAwareIoU(Metric):
       overlaps no instance of its class is one more instance of that class with IoU 0, in the size of its own area.
       A class of which there are such components only therefore scores 0. IA-mIoU alone does not see false
       positives;
+    - with names in ``extra``, the scores that :func:`fastia.extra.extra_scores` defines: ``pq``, ``sq`` and ``rq`` of
+      ``"panoptic"``, ``component_f1``, ... of ``"components"``, ``iiou``, ``miou_image``, ``miou_class``, ... of
+      ``"fine_grained"``, and ``boundary_iou``. They are counted on the CPU;
     - with ``per_class``, ``[num_classes]`` each: ``iou_per_class``, ``ia_iou_per_class``,
       ``ia_iou_small_per_class``, ``ia_iou_medium_per_class``, ``ia_iou_large_per_class`` (NaN where the class has
       no such instance), ``instances_per_class`` and ``unmatched_per_class`` (counts).
@@ -47,6 +60,8 @@ class InstanceAwareIoU(Metric):
         ignore_index: id of ignored pixels of ``target``.
         instance_ignore_index: id of void pixels of ``instances``, by default that of ``ignore_index``; None: none.
         per_class: also return the entries per class.
+        extra: names of further scores: ``"panoptic"``, ``"components"``, ``"iiou"``, ``"fine_grained"`` (whose state
+            grows by a table of ``num_classes`` rows per image) and ``"boundary_iou"``.
         validate: check the ids on a GPU too, where that waits for the device; on the CPU they are always checked.
         kwargs: as for every :class:`torchmetrics.Metric`.
 
@@ -78,6 +93,7 @@ class InstanceAwareIoU(Metric):
 
     tally: Tensor
     confusion: Tensor
+    class_pixels: list[Tensor]
 
     def __init__(
         self,
@@ -88,6 +104,7 @@ class InstanceAwareIoU(Metric):
         ignore_index: int | None = 255,
         instance_ignore_index: int | Literal["ignore_index"] | None = "ignore_index",
         per_class: bool = True,
+        extra: Sequence[str] = (),
         validate: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -104,6 +121,12 @@ class InstanceAwareIoU(Metric):
         self.add_state("tally", torch.zeros(3, self.num_classes, 4, dtype=torch.int64), dist_reduce_fx="sum")
         confusion = torch.zeros(self.num_classes, self.num_classes + 1, dtype=torch.int64)
         self.add_state("confusion", confusion, dist_reduce_fx="sum")
+        self.extra = check_extras(extra)
+        for name, sums in empty_sums(self.extra, self.num_classes).items():
+            if name == "class_pixels":
+                self.add_state(name, [], dist_reduce_fx="cat")
+            else:
+                self.add_state(name, torch.from_numpy(sums), dist_reduce_fx="sum")
 
     def update(self, preds: Array, target: Array, instances: Array | None = None) -> None:
         """Add a batch: class ids or logits, and the ground truth; see the class."""
@@ -112,17 +135,19 @@ class InstanceAwareIoU(Metric):
                 shape = tuple(preds.shape)
                 raise ValueError(f"preds must have num_classes = {self.num_classes} channels, got shape {shape}")
             preds = _upsample_argmax(preds, target.shape[-2:])
-        records, confusion = instance_overlaps(
-            preds,
-            target,
-            instances,
-            num_classes=self.num_classes,
-            protocol=self.protocol,
-            background=self.background,
-            ignore_index=self.ignore_index,
-            instance_ignore_index=self.instance_ignore_index,
-            validate=self.validate,
-        )
+        options: dict[str, Any] = {
+            "num_classes": self.num_classes,
+            "protocol": self.protocol,
+            "background": self.background,
+            "ignore_index": self.ignore_index,
+            "instance_ignore_index": self.instance_ignore_index,
+        }
+        if self.extra:
+            preds, target, instances = map(_on_host, (preds, target, instances))
+            records, confusion, matches = instance_matches(preds, target, instances, **options)
+            self._add_extra(preds, target, records, confusion, matches)
+        else:
+            records, confusion = instance_overlaps(preds, target, instances, **options, validate=self.validate)
         counted = tally(records, num_classes=self.num_classes, background=self.background, protocol=self.protocol)
         # not in place: a state that was reset in inference mode could not be written to outside of it
         self.tally = self.tally + torch.as_tensor(counted, device=self.device)
@@ -132,7 +157,38 @@ class InstanceAwareIoU(Metric):
     def compute(self) -> dict[str, Tensor]:
         """Scores of all that was added; see the class."""
         result = scores(self.tally, self.confusion, per_class=self.per_class)
+        if self.extra:
+            sums = {name: self._sums(name) for name in empty_sums(self.extra, self.num_classes)}
+            found = extra_scores(self.extra, sums, self.tally.cpu().numpy(), self.confusion.cpu().numpy())
+            values = {name: torch.from_numpy(np.array(value, np.float64)) for name, value in found.items()}
+            result |= {name: value for name, value in values.items() if self.per_class or value.ndim == 0}
         return {name: value.to(self.device) for name, value in result.items()}
+
+    def _add_extra(
+        self, preds: Array, target: Array, records: InstanceIoU, confusion: Array, matches: ComponentMatches
+    ) -> None:
+        if target.ndim == 2:
+            images = [(preds, target, records, confusion, matches)]
+        else:
+            images = [
+                (preds[i], target[i], InstanceIoU(*(part[i] for part in records)), confusion[i],
+                 ComponentMatches(*(part[i] for part in matches)))
+                for i in range(len(target))
+            ]  # fmt: skip
+        for image in images:
+            options = {"background": self.background, "ignore_index": self.ignore_index}
+            for name, sums in image_sums(self.extra, *image, **options).items():
+                counted = torch.as_tensor(sums, device=self.device)
+                if name == "class_pixels":
+                    self.class_pixels.append(counted)
+                else:
+                    setattr(self, name, getattr(self, name) + counted)
+
+    def _sums(self, name: str) -> NDArray[np.int64]:
+        state = getattr(self, name)
+        if isinstance(state, list):  # of images; one tensor after a gather
+            state = torch.cat([torch.zeros(0, self.num_classes, 3, dtype=torch.int64, device=self.device), *state])
+        return state.cpu().numpy()
 
     def plot(self, val: Any = None, ax: Any = None, *, per_class: bool = False) -> tuple[Any, Any]:
         """Draw the scores as bars, or IA-IoU by class and size.
@@ -175,6 +231,13 @@ class InstanceAwareIoU(Metric):
     def set_dtype(self, dst_type: str | torch.dtype) -> InstanceAwareIoU:
         """Leave the state as it is: sums in another dtype would no longer be exact."""
         return self
+
+
+def _on_host(array: Array | None) -> Array | None:
+    """A NumPy array as it is, anything else as one."""
+    if array is None or isinstance(array, np.ndarray):
+        return array
+    return (array if isinstance(array, Tensor) else torch.from_dlpack(array)).cpu().numpy()
 
 
 def _upsample_argmax(logits: Tensor, size: Sequence[int]) -> Tensor:

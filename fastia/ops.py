@@ -28,12 +28,17 @@ _library.define(
     "weights(Tensor masks, float tau, int connectivity, int? background, int? ignore_index, str normalizer,"
     " ScalarType dtype, bool validate) -> Tensor"
 )
-_library.define(
-    "instance_iou(Tensor preds, Tensor target, Tensor? instances, str protocol, int? background, int? ignore_index,"
+_OVERLAPS = (
+    "(Tensor preds, Tensor target, Tensor? instances, str protocol, int? background, int? ignore_index,"
     " int? instance_ignore_index, int? num_classes, SymInt? max_instances, SymInt? max_unmatched, bool validate,"
     " int? threads)"
     " -> (Tensor count, Tensor class_id, Tensor instance_id, Tensor area, Tensor intersection, Tensor covered,"
-    " Tensor iou, Tensor unmatched_count, Tensor unmatched_class_id, Tensor unmatched_area, Tensor confusion)"
+    " Tensor iou, Tensor unmatched_count, Tensor unmatched_class_id, Tensor unmatched_area, Tensor confusion"
+)
+_library.define(f"instance_iou{_OVERLAPS})")
+_library.define(
+    f"instance_matches{_OVERLAPS}, Tensor component_count, Tensor component_class_id, Tensor component_area,"
+    " Tensor void_area, Tensor instance_area, Tensor component_intersection)"
 )
 
 
@@ -97,6 +102,52 @@ def instance_iou(
     threads: int | None,
 ) -> tuple[Array, ...]:
     """The fields of InstanceIoU, then the confusion matrix `[B, C, C + 1]`, where C is 0 without `num_classes`."""
+    outputs, _ = _overlaps(
+        preds, target, instances, protocol, background, ignore_index, instance_ignore_index, num_classes,
+        max_instances, max_unmatched, threads,
+    )  # fmt: skip
+    return outputs
+
+
+def instance_matches(
+    preds: Array,
+    target: Array,
+    instances: Array | None,
+    protocol: str,
+    background: int | None,
+    ignore_index: int | None,
+    instance_ignore_index: int | None,
+    num_classes: int | None,
+    max_instances: int | None,
+    max_unmatched: int | None,
+    validate: bool,
+    threads: int | None,
+) -> tuple[Array, ...]:
+    """The outputs of :func:`instance_iou`, then the fields of ComponentMatches, of the same pass."""
+    outputs, table = _overlaps(
+        preds, target, instances, protocol, background, ignore_index, instance_ignore_index, num_classes,
+        max_instances, max_unmatched, threads,
+    )  # fmt: skip
+    count = table.match_count
+    shape = (len(preds), _width(count, None))
+    matches = [_empty(preds, shape, dtype) for dtype in ("int32", "int64", "int64", "int64", "int64")]
+    table.copy_matches(*matches)
+    return (*outputs, _counts(preds, count), *matches)
+
+
+def _overlaps(
+    preds: Array,
+    target: Array,
+    instances: Array | None,
+    protocol: str,
+    background: int | None,
+    ignore_index: int | None,
+    instance_ignore_index: int | None,
+    num_classes: int | None,
+    max_instances: int | None,
+    max_unmatched: int | None,
+    threads: int | None,
+) -> tuple[tuple[Array, ...], cpu.InstanceTable]:
     classes = num_classes or 0
     confusion = _empty(preds, (len(preds), classes, classes + 1), "int64")
     table = cpu.instance_iou(
@@ -118,13 +169,14 @@ def instance_iou(
     shape = (len(preds), _width(table.unmatched_count, max_unmatched))
     unmatched = [_empty(preds, shape, dtype) for dtype in ("int32", "int64")]
     table.copy_unmatched(*unmatched)
-    return (
+    outputs = (
         _counts(preds, table.count),
         *columns,
         _counts(preds, table.unmatched_count),
         *unmatched,
         confusion,
     )
+    return outputs, table
 
 
 def _empty(like: Array, shape: Sequence[int], dtype: Any) -> Array:
@@ -184,6 +236,16 @@ def _fake_instance_iou(preds: Tensor, *options: Any) -> tuple[Tensor, ...]:
     )
 
 
+def _fake_instance_matches(preds: Tensor, *options: Any) -> tuple[Tensor, ...]:
+    shape = (preds.shape[0], _fake_width(None))
+    return (
+        *_fake_instance_iou(preds, *options),
+        preds.new_empty(shape[:1], dtype=torch.int32),
+        preds.new_empty(shape, dtype=torch.int32),
+        *(preds.new_empty(shape, dtype=torch.int64) for _ in range(4)),
+    )
+
+
 def _fake_width(limit: int | None) -> Any:
     return torch.library.get_ctx().new_dynamic_size() if limit is None else limit
 
@@ -193,6 +255,7 @@ for _implementation, _fake in (
     (components, _fake_components),
     (weights, _fake_weights),
     (instance_iou, _fake_instance_iou),
+    (instance_matches, _fake_instance_matches),
 ):
     _library.impl(_implementation.__name__, _implementation, "CPU")
     torch.library.register_fake(f"fastia::{_implementation.__name__}", _fake, lib=_library)

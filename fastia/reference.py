@@ -134,6 +134,45 @@ def instance_overlaps(
     return result, stacked if target.ndim == 3 else stacked[0]
 
 
+def instance_matches(
+    preds: Array,
+    target: Array,
+    instances: Array | None = None,
+    *,
+    num_classes: int,
+    protocol: str = "wacv2024",
+    background: int | None = 0,
+    ignore_index: int | None = 255,
+    instance_ignore_index: int | str | None = "ignore_index",
+) -> list[list[tuple[int, int, int, int, int]]]:
+    """Per image (class, area, void area, instance's area, intersection) of each predicted component off void.
+
+    The instance is the one of its class with which it has an IoU above 1/2; area and intersection are 0 without one.
+    """
+    instances, void = _instances_and_void(target, instances, protocol, background, ignore_index, instance_ignore_index)
+    matches = []
+    for image in zip(_batched(preds), _batched(target), _batched(instances), _batched(void), strict=True):
+        predicted = _PredictedComponents(image[0], image[3], protocol)
+        records, _ = _instance_records(*image, predicted, protocol, background, ignore_index)
+        found = []
+        for class_id in _foreground(image[0], background, ignore_index, num_classes):
+            labels, area = predicted[class_id]
+            ids, first, whole = np.unique(labels, return_index=True, return_counts=True)
+            for j, pixel, pixels in zip(ids.tolist(), first.tolist(), whole.tolist(), strict=True):
+                if j == 0 or area[j] == 0:
+                    continue
+                match = (0, 0)
+                for instance_class, instance_id, instance_area, *_ in records:
+                    if instance_class == class_id and instance_id > 0:
+                        inside = (image[2] == instance_id) & ~image[3]
+                        both = int(np.count_nonzero(inside & (labels == j)))
+                        if 2 * both > instance_area + int(area[j]) - both:
+                            match = (instance_area, both)
+                found.append((pixel, (class_id, int(area[j]), pixels - int(area[j]), *match)))
+        matches.append([row for _, row in sorted(found)])
+    return matches
+
+
 def rounded(values: NDArray[np.float64], dtype: Any) -> Array:
     """`values` rounded once, to nearest even, to a float dtype of NumPy or torch or its name.
 
@@ -171,28 +210,15 @@ def _instance_iou(
     max_instances: int | None,
     max_unmatched: int | None,
 ) -> InstanceIoU:
-    void_id = ignore_index if isinstance(instance_ignore_index, str) else instance_ignore_index
     _check_ids("preds", preds, _LARGEST_CLASS, "ignore_index", ignore_index)
     _check_ids("target", target, num_classes - 1, "ignore_index", ignore_index)
-    if instances is None:
-        void = _ignored(target, ignore_index)
-        instances = label(target, background=background, ignore_index=ignore_index)
-    else:
-        _check_ids("instances", instances, _LARGEST_INSTANCE, "instance_ignore_index", void_id)
-        void = _ignored(instances, void_id)
-        if protocol == "exact":
-            void = void | _ignored(target, ignore_index)
-
+    instances, void = _instances_and_void(target, instances, protocol, background, ignore_index, instance_ignore_index)
     records, unmatched = [], []
     for image in zip(_batched(preds), _batched(target), _batched(instances), _batched(void), strict=True):
         predicted = _PredictedComponents(image[0], image[3], protocol)
         found, class_map = _instance_records(*image, predicted, protocol, background, ignore_index)
         records.append(found)
-        foreground = [
-            class_id
-            for class_id in np.unique(image[0]).tolist()
-            if class_id not in (background, ignore_index) and class_id < num_classes
-        ]
+        foreground = _foreground(image[0], background, ignore_index, num_classes)
         unmatched.append(_unmatched(predicted, foreground, class_map))
 
     def instance(field: int, padding: float, dtype: Any) -> Array:
@@ -214,6 +240,26 @@ def _instance_iou(
         unmatched_area=component(2, 0, np.int64),
     )
     return result if target.ndim == 3 else InstanceIoU(*(field[0] for field in result))
+
+
+def _instances_and_void(
+    target: Array,
+    instances: Array | None,
+    protocol: str,
+    background: int | None,
+    ignore_index: int | None,
+    instance_ignore_index: int | str | None,
+) -> tuple[Array, NDArray[np.bool_]]:
+    if instances is None:
+        return label(target, background=background, ignore_index=ignore_index), _ignored(target, ignore_index)
+    void_id = ignore_index if isinstance(instance_ignore_index, str) else instance_ignore_index
+    _check_ids("instances", instances, _LARGEST_INSTANCE, "instance_ignore_index", void_id)
+    void = _ignored(instances, void_id)
+    return instances, void | _ignored(target, ignore_index) if protocol == "exact" else void
+
+
+def _foreground(preds: Array, background: int | None, ignore_index: int | None, num_classes: int) -> list[int]:
+    return [c for c in np.unique(preds).tolist() if c not in (background, ignore_index) and c < num_classes]
 
 
 class _PredictedComponents:

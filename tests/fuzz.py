@@ -126,6 +126,9 @@ def check_scene(seed: int, largest: int = 40, stretch: int = 1) -> int:
         expected, counts = reference.instance_overlaps(preds, target, instances, num_classes=classes, **options, **cut)
         confusion = Output(rng, counts.shape, np.int64)
 
+    matches = reference.instance_matches(
+        preds, target, instances, num_classes=65536 if classes is None else classes, **options
+    )
     for threads in rng.permutation(THREADS)[:2].tolist():
         table = cpu.instance_iou(
             *inputs.arrays,
@@ -138,10 +141,21 @@ def check_scene(seed: int, largest: int = 40, stretch: int = 1) -> int:
         assert_array_equal(table.unmatched_count, expected.unmatched_count)
         check_tables(rng, table.copy, *expected[1:7])
         check_tables(rng, table.copy_unmatched, *expected[8:])
+        assert_array_equal(table.match_count, [len(rows) for rows in matches])
+        check_tables(rng, table.copy_matches, *padded(matches))
         if confusion is not None:
             confusion.check(counts)
     inputs.check()
     return len(target)
+
+
+def padded(matches: list[list[tuple[int, ...]]]) -> list[np.ndarray]:
+    """The columns `[B, N]` of rows per image: class, area, void area, instance's area, intersection."""
+    columns = np.zeros((5, len(matches), max(map(len, matches), default=0)), np.int64)
+    columns[0] = -1
+    for i, rows in enumerate(matches):
+        columns[:, i, : len(rows)] = np.array(rows, np.int64).reshape(-1, 5).T
+    return [columns[0].astype(np.int32), *columns[1:]]
 
 
 def check_tables(rng: np.random.Generator, copy: Callable[..., None], *expected: np.ndarray) -> None:

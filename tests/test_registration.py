@@ -43,6 +43,7 @@ def test_opcheck_of_instance_iou(options: tuple[object, ...], instances: torch.T
     # opcheck takes NaN for unequal to NaN, so no record may be padding: one image, and fewer records than it has
     arguments = (random_ids(1, 7, 9), random_ids(1, 7, 9, seed=1), instances, *options, False, None)
     torch.library.opcheck(ops.instance_iou.default, arguments)
+    torch.library.opcheck(ops.instance_matches.default, arguments)
 
 
 @pytest.fixture

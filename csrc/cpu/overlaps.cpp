@@ -25,9 +25,15 @@ struct fastia_instance_table {
         int32_t class_id;
         int64_t area;
     };
+    // A predicted component, and the instance of its class with which it has an IoU above 1/2: there is one at most.
+    struct Component {
+        int32_t class_id;
+        int64_t area, void_area, instance_area, intersection;  // the last two 0 where there is no such instance
+    };
     struct Image {
         std::vector<Instance> instances;
         std::vector<Unmatched> unmatched;
+        std::vector<Component> components;
     };
     std::vector<Image> images;
 };
@@ -76,6 +82,7 @@ struct BackgroundOverlap {
 // What one strip adds up, by its own components and instances.
 struct Counts {
     Buffer<int64_t> size, of_class;  // [components] non-void pixels; those whose target is the component's class
+    Buffer<int64_t> voids;           // [components] void pixels
     std::vector<Instance> instances;
     HashTable<Empty> instance_index;
     HashTable<Overlap> overlaps;  // key: component, index of the instance
@@ -133,6 +140,7 @@ class ImageOverlaps {
         Counts& counts = counts_[s];
         counts.size.fill(strip.components, 0);
         counts.of_class.fill(strip.components, 0);
+        counts.voids.fill(strip.components, 0);
         if (!maps_.has_instances) counts.instances.resize(true_.strips[s].components);
         const int64_t width = strip.width, words = words_of(width);
         RowReader preds(maps_.preds, kernels_), target(maps_.target, kernels_), instances(maps_.instances, kernels_);
@@ -193,7 +201,10 @@ class ImageOverlaps {
             if (options_.num_classes.present && target >= options_.num_classes.value) throw InvalidId{kTarget, target};
             if (confusion_) add_confusion(pred, target, length);
         }
-        if (instance_id == kIgnored || (exact() && target == kIgnored)) return;  // void
+        if (instance_id == kIgnored || (exact() && target == kIgnored)) {  // void
+            counts.voids[component] += length;
+            return;
+        }
         if (is_background(target)) {
             counts.background.area += length;
             if (is_background(pred)) counts.background.both += length;
@@ -241,6 +252,7 @@ class ImageOverlaps {
         if (!exact()) outermost(predicted_, maps_.preds, &top);
         size_.fill(predicted_.components, 0);
         of_class_.fill(predicted_.components, 0);
+        void_.fill(predicted_.components, 0);
         class_.reserve(predicted_.components);
         predicted_.for_each_component(
             [&](uint32_t component, const FirstRun& first) { class_[component] = maps_.preds.code(first.y, first.x); });
@@ -254,6 +266,7 @@ class ImageOverlaps {
             for (uint32_t c = kFirstComponent; c < predicted_.strips[s].components; ++c) {
                 size_[component_of(s, c)] += counts.size[c];
                 of_class_[component_of(s, c)] += counts.of_class[c];
+                void_[component_of(s, c)] += counts.voids[c];
             }
             std::vector<uint32_t> index(counts.instances.size());
             for (uint32_t i = 0; i < index.size(); ++i) {
@@ -302,7 +315,8 @@ class ImageOverlaps {
         std::sort(overlaps_.begin(), overlaps_.end(),
                   [](const KeyedOverlap& a, const KeyedOverlap& b) { return a.key < b.key; });
         std::vector<Covered> covered(instances_.size());
-        std::vector<char> matched(predicted_.components, 0);
+        std::vector<char> touched(predicted_.components, 0);
+        std::vector<Match> matches(predicted_.components);
         for (size_t i = 0; i < overlaps_.size();) {
             const uint64_t key = overlaps_[i].key;
             Overlap sum;
@@ -312,7 +326,9 @@ class ImageOverlaps {
             }
             const uint32_t instance = static_cast<uint32_t>(key >> 32), component = static_cast<uint32_t>(key);
             if (class_[component] != instances_[instance].class_id) continue;
-            matched[component] = 1;
+            touched[component] = 1;
+            const int64_t both = instances_[instance].area + size_[component];
+            if (3 * sum.pixels > both) matches[component] = {instances_[instance].area, sum.pixels};
             covered[instance].add(sum, size_[component], of_class_[component], exact());
         }
         if (!exact() && options_.options.background.present && background_.area > 0) {
@@ -331,8 +347,9 @@ class ImageOverlaps {
         std::stable_sort(result->instances.begin(), result->instances.end(),
                          [](const auto& a, const auto& b) { return a.instance_id < b.instance_id; });
         for (uint32_t c = kFirstComponent; c < predicted_.components; ++c) {
-            if (!matched[c] && size_[c] > 0 && !is_background(class_[c]))
-                result->unmatched.push_back({class_[c], size_[c]});
+            if (size_[c] == 0 || is_background(class_[c])) continue;
+            if (!touched[c]) result->unmatched.push_back({class_[c], size_[c]});
+            result->components.push_back({class_[c], size_[c], void_[c], matches[c].area, matches[c].intersection});
         }
     }
 
@@ -340,6 +357,11 @@ class ImageOverlaps {
         return static_cast<double>(intersection) /
                (static_cast<double>(area) + covered - static_cast<double>(intersection));
     }
+
+    // The instance with which a component has an IoU above 1/2.
+    struct Match {
+        int64_t area = 0, intersection = 0;
+    };
 
     struct KeyedOverlap {
         uint64_t key;  // instance, component
@@ -355,7 +377,7 @@ class ImageOverlaps {
     Labelling predicted_, true_;
     std::vector<Counts> counts_;
     // Of the image.
-    Buffer<int64_t> size_, of_class_;
+    Buffer<int64_t> size_, of_class_, void_;
     Buffer<int32_t> class_;
     std::vector<Instance> instances_;
     std::vector<KeyedOverlap> overlaps_;
@@ -411,6 +433,26 @@ void fastia_unmatched_copy(const fastia_instance_table* table, int64_t capacity,
             const bool present = k < static_cast<int64_t>(image.unmatched.size());
             *class_id++ = present ? image.unmatched[k].class_id : -1;
             *area++ = present ? image.unmatched[k].area : 0;
+        }
+    }
+}
+
+void fastia_matches_count(const fastia_instance_table* table, int32_t* count) {
+    for (const auto& image : table->images) *count++ = static_cast<int32_t>(image.components.size());
+}
+
+void fastia_matches_copy(const fastia_instance_table* table, int64_t capacity, int32_t* class_id, int64_t* area,
+                         int64_t* void_area, int64_t* instance_area, int64_t* intersection) {
+    for (const auto& image : table->images) {
+        for (int64_t k = 0; k < capacity; ++k) {
+            const bool present = k < static_cast<int64_t>(image.components.size());
+            const fastia_instance_table::Component component =
+                present ? image.components[k] : fastia_instance_table::Component{-1, 0, 0, 0, 0};
+            *class_id++ = component.class_id;
+            *area++ = component.area;
+            *void_area++ = component.void_area;
+            *instance_area++ = component.instance_area;
+            *intersection++ = component.intersection;
         }
     }
 }

@@ -18,6 +18,7 @@ from fastia import checks, scores
 from fastia.data import voc
 from fastia.data.problems import FileProblems, in_threads
 from fastia.engine.scoring import ImageScorer
+from fastia.extra import Sums, check_extras, empty_sums, extra_scores
 from fastia.functional import InstanceIoU, Protocol
 
 PathLike = str | os.PathLike[str]
@@ -41,6 +42,8 @@ class Evaluation:
         images: ids of the images that were scored.
         records: one entry per instance and per unmatched component of all images, in their order; ``count`` and
             ``unmatched_count`` say how many of them each image has.
+        extra_scores: names of those entries of ``scores`` that ``extra`` asked for.
+        extra_sums: what each image adds to these, ``[images, ...]`` by name; see :func:`fastia.extra.image_sums`.
         class_pixels: ``[images, C, 3]`` int64: intersection, ground-truth and predicted pixels of each class.
         missing: ids of the images that were skipped because they have no prediction.
         notes: what a reader of the scores ought to know.
@@ -54,6 +57,8 @@ class Evaluation:
     images: list[str]
     records: InstanceIoU
     class_pixels: NDArray[np.int64]
+    extra_scores: list[str]
+    extra_sums: Sums
     missing: list[str]
     notes: list[str]
     protocol: str
@@ -72,8 +77,10 @@ def evaluate_directory(
     background: int | None = 0,
     ignore_index: int | None = 255,
     instance_ignore_index: int | Literal["ignore_index"] | None = "ignore_index",
+    extra: Sequence[str] = (),
     json: PathLike | None = None,
     csv: PathLike | None = None,
+    scores_csv: PathLike | None = None,
     plot: PathLike | None = None,
     jobs: int | None = None,
     allow_missing: bool = False,
@@ -95,8 +102,10 @@ def evaluate_directory(
         ignore_index: id of ignored pixels of the ground truth, and of no class in a prediction; None: none.
         instance_ignore_index: id of void pixels of ``SegmentationObject``, by default that of ``ignore_index``; None:
             none.
+        extra: names of further scores, as of :class:`fastia.InstanceAwareIoU`.
         json: where to write scores and what each image contributes to them.
         csv: where to write one row per instance.
+        scores_csv: where to write one row per score, over all classes and of each.
         plot: where to write a PNG of the scores by class and size.
         jobs: number of threads; None: number of cores.
         allow_missing: whether images without a prediction are skipped.
@@ -129,7 +138,7 @@ def evaluate_directory(
     layout = voc.Dataset(dataset)
     names = layout.ids(split)
     class_names = voc.class_names(classes)
-    reports = {"json": json, "csv": csv, "plot": plot}
+    reports = {"json": json, "csv": csv, "scores_csv": scores_csv, "plot": plot}
     _check_options(predictions, protocol, background, ignore_index, reports, jobs)
 
     image_scorer = ImageScorer(
@@ -139,6 +148,7 @@ def evaluate_directory(
         num_classes=len(class_names),
         ignore_index=ignore_index,
         allow_missing=allow_missing,
+        extra=check_extras(extra),
         options={
             "protocol": protocol,
             "background": background,
@@ -147,7 +157,7 @@ def evaluate_directory(
         },
     )
     confusion = np.zeros((len(class_names), len(class_names) + 1), np.int64)
-    scored, records, class_pixels, missing = [], [], [], []
+    scored, records, class_pixels, extra_sums, missing = [], [], [], [], []
     problems: list[str] = []
     with _progress_bar(len(names)) if progress else nullcontext(lambda count: None) as advance:
         for name, outcome in zip(names, in_threads(image_scorer, names, jobs, advance), strict=True):
@@ -157,6 +167,7 @@ def evaluate_directory(
                 records.append(outcome.scored[0])
                 class_pixels.append(_class_pixels(outcome.scored[1]))
                 confusion += outcome.scored[1]
+                extra_sums.append(outcome.scored[2])
             elif not outcome.problems:
                 missing.append(name)
     if not problems and not scored:
@@ -165,7 +176,12 @@ def evaluate_directory(
         raise EvaluationError(problems)
 
     merged = _merge(records, background if protocol == "exact" else None)
-    totals, per_class = _scores(merged, confusion, class_names, background, protocol)
+    empty = empty_sums(image_scorer.extra, len(class_names))
+    by_image = {name: np.stack([each[name] for each in extra_sums]) for name in empty if name != "class_pixels"}
+    sums = {name: values.sum(0) for name, values in by_image.items()} | {"class_pixels": np.stack(class_pixels)}
+    totals, per_class, extra_names = _scores(
+        merged, confusion, class_names, background, protocol, image_scorer.extra, sums
+    )
     notes = _notes(merged, layout.has_instances, missing, ignore_index, instance_ignore_index)
     seconds = time.perf_counter() - started
     result = Evaluation(
@@ -174,6 +190,8 @@ def evaluate_directory(
         images=scored,
         records=merged,
         class_pixels=np.stack(class_pixels),
+        extra_scores=extra_names,
+        extra_sums=by_image,
         missing=missing,
         notes=notes,
         protocol=protocol,
@@ -227,12 +245,20 @@ def _merge(records: Sequence[InstanceIoU], dropped_class: int | None) -> Instanc
 
 
 def _scores(
-    records: InstanceIoU, confusion: NDArray[np.int64], classes: list[str], background: int | None, protocol: Protocol
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """The scores over all classes, and a row of scores and counts for each class."""
+    records: InstanceIoU,
+    confusion: NDArray[np.int64],
+    classes: list[str],
+    background: int | None,
+    protocol: Protocol,
+    extra: Sequence[str],
+    extra_sums: Sums,
+) -> tuple[dict[str, float], dict[str, dict[str, float]], list[str]]:
+    """The scores over all classes, a row of scores and counts for each class, and the names of the further scores."""
     batch = InstanceIoU._make(field[None] for field in records)
     tally = scores.tally(batch, num_classes=len(classes), background=background, protocol=protocol)
     computed = {name: np.asarray(value) for name, value in scores.scores(tally, confusion).items()}
+    further = {name: np.asarray(value) for name, value in extra_scores(extra, extra_sums, tally, confusion).items()}
+    computed |= further
     columns = {"iou": computed["iou_per_class"]}
     bins = {"": slice(None), **{f"_{size}": slice(i, i + 1) for i, size in enumerate(scores.SIZE_NAMES, 1)}}
     for size, chosen in bins.items():
@@ -242,9 +268,11 @@ def _scores(
             columns[f"ia_iou_penalized{size}"] = iou_sum / 2.0**scores.IOU_BITS / (instances + unmatched)
         columns[f"instances{size}"] = instances
         columns[f"unmatched{size}"] = unmatched
+    columns |= {name.removesuffix("_per_class"): table for name, table in further.items() if table.ndim}
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     per_class = {name: dict(zip(columns, row, strict=True)) for name, row in zip(classes, rows, strict=True)}
-    return {name: float(value) for name, value in computed.items() if value.ndim == 0}, per_class
+    totals = {name: float(value) for name, value in computed.items() if value.ndim == 0}
+    return totals, per_class, [name for name in totals if name in further]
 
 
 def _notes(

@@ -6,14 +6,16 @@ import csv
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastia.engine.evaluate import Evaluation, PathLike
+from fastia.extra import per_class_sums
 from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
 
 if TYPE_CHECKING:
@@ -30,16 +32,27 @@ _TITLES = (
 
 
 def write_all(
-    result: Evaluation, *, json: PathLike | None = None, csv: PathLike | None = None, plot: PathLike | None = None
+    result: Evaluation,
+    *,
+    json: PathLike | None = None,
+    csv: PathLike | None = None,
+    scores_csv: PathLike | None = None,
+    plot: PathLike | None = None,
 ) -> None:
     """Write the reports that have a path; each file appears complete, and none if one of them cannot be written.
 
     Raises:
         OSError: a file cannot be written.
     """
+    writers = ((json, write_json), (csv, write_csv), (scores_csv, write_scores_csv), (plot, write_plot))
+    write_together(result, writers)
+
+
+def write_together(result: Any, reports: Iterable[tuple[PathLike | None, Callable[[Any, Path], None]]]) -> None:
+    """Write reports to paths, where there is one: under temporary names first, then all renamed, or none."""
     staged: list[tuple[Path, Path]] = []
     try:
-        for target, write in ((json, write_json), (csv, write_csv), (plot, write_plot)):
+        for target, write in reports:
             if target is not None:
                 path = Path(target)
                 staged.append((path.with_name(f".{path.name}.{os.getpid()}.partial"), path))
@@ -57,25 +70,29 @@ def as_dict(result: Evaluation) -> dict[str, Any]:
     ``{"scores": {...}, "per_class": {name: {...}}, "images": [{"id", "classes": [[class, intersection, ground-truth
     pixels, predicted pixels], ...], "instances": [[class, instance, area, iou], ...], "unmatched": [[class, area],
     ...]}], "protocol", "classes", "size_bounds"}``; the classes of an image are those that it or its prediction holds.
+    With further scores, an image also has ``"extra": {name: [[class, ...], ...]}``: by class, the sums of
+    :func:`fastia.extra.image_sums`, those of IoU and recall as fractions.
     """
     records = result.records
     instances = zip(
         *(field.tolist() for field in (records.class_id, records.instance_id, records.area, records.iou)), strict=True
     )
     unmatched = zip(records.unmatched_class_id.tolist(), records.unmatched_area.tolist(), strict=True)
-    images = []
+    images: list[dict[str, Any]] = []
     for name, pixels, count, unmatched_count in zip(
         result.images, result.class_pixels, records.count.tolist(), records.unmatched_count.tolist(), strict=True
     ):
-        present = np.flatnonzero(pixels.any(1))
         images.append(
             {
                 "id": name,
-                "classes": np.c_[present, pixels[present]].tolist(),
+                "classes": _rows_by_class(pixels),
                 "instances": [list(next(instances)) for _ in range(count)],
                 "unmatched": [list(next(unmatched)) for _ in range(unmatched_count)],
             }
         )
+    by_class = {name: per_class_sums(name, sums) for name, sums in result.extra_sums.items()}
+    for i, image in enumerate(images if by_class else ()):
+        image["extra"] = {name: _rows_by_class(table[i]) for name, table in by_class.items()}
     return {
         "scores": _nan_as_none(result.scores),
         "per_class": {name: _nan_as_none(row) for name, row in result.per_class.items()},
@@ -104,6 +121,15 @@ def write_csv(result: Evaluation, path: PathLike) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("image", "class", "instance", "area", "size", "iou"))
         writer.writerows(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def write_scores_csv(result: Evaluation, path: PathLike) -> None:
+    """Write one row per score: class ("" over all classes), score, value (empty where there is none)."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("class", "score", "value"))
+        for name, row in {"": result.scores, **result.per_class}.items():
+            writer.writerows((name, score, value) for score, value in _nan_as_none(row).items())
 
 
 def write_plot(result: Evaluation, path: PathLike) -> None:
@@ -170,6 +196,24 @@ def table(result: Evaluation) -> Table:
     return grid
 
 
+def extra_table(result: Evaluation) -> Table | None:
+    """The further scores in percent, for `rich` to print; None without any."""
+    from rich import box
+    from rich.table import Table
+
+    extra = {name: value for name, value in result.scores.items() if name in result.extra_scores}
+    if not extra:
+        return None
+    grid = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), title="Further scores in %", title_justify="left")
+    for heading in ("score", "", *SIZE_NAMES):
+        grid.add_column(heading, justify="left" if heading == "score" else "right", no_wrap=True)
+    for name, value in extra.items():
+        if not name.endswith(_SIZES[1:]):
+            sized = (extra.get(f"{name}{size}") for size in _SIZES[1:])
+            grid.add_row(name, _percent(value), *("" if each is None else _percent(each) for each in sized))
+    return grid
+
+
 @contextmanager
 def progress_bar(total: int) -> Iterator[Callable[[int], None]]:
     """Show a bar with images per second on the standard error stream; yields what advances it by a number of images."""
@@ -186,6 +230,12 @@ def progress_bar(total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True), refresh_per_second=5) as bar:
         task = bar.add_task("", total=total)
         yield lambda count: bar.advance(task, count)
+
+
+def _rows_by_class(table: NDArray[Any]) -> list[list[float]]:
+    """``[class, ...]`` of the rows of ``[C, K]`` that hold anything."""
+    present = np.flatnonzero(table.any(1))
+    return [[class_id, *row] for class_id, row in zip(present.tolist(), table[present].tolist(), strict=True)]
 
 
 def _means(result: Evaluation) -> dict[str, float]:

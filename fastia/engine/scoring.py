@@ -10,14 +10,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastia.data.png import Ids
 from fastia.data.problems import foreign_ids, read_or_tell, size_text
-from fastia.functional import InstanceIoU, instance_overlaps
+from fastia.extra import Sums, image_sums
+from fastia.functional import InstanceIoU, instance_matches, instance_overlaps
 
 
 class Outcome(NamedTuple):
     """What became of one image: scored, or problems, or neither where its prediction is missing and may be."""
 
-    scored: tuple[InstanceIoU, NDArray[np.int64]] | None = None  # records, and confusion matrix [C, C + 1]
+    scored: tuple[InstanceIoU, NDArray[np.int64], Sums] | None = (
+        None  # records, confusion matrix [C, C + 1], extra sums
+    )
     problems: Sequence[str] = ()
 
 
@@ -31,6 +35,7 @@ class ImageScorer:
     num_classes: int
     ignore_index: int | None
     allow_missing: bool
+    extra: Sequence[str]
     options: dict[str, Any]
 
     def __call__(self, name: str) -> Outcome:
@@ -55,10 +60,16 @@ class ImageScorer:
         if problems or prediction is None or target is None:
             return Outcome(problems=problems + foreign_ids(target_path, target, *allowed))
         try:
-            return Outcome(
-                instance_overlaps(
-                    prediction, target, instances, num_classes=self.num_classes, threads=1, **self.options
-                )
-            )
+            return Outcome(self._score(prediction, target, instances))
         except ValueError as error:
             return Outcome(problems=foreign_ids(target_path, target, *allowed) or [f"{target_path}: {error}"])
+
+    def _score(
+        self, prediction: Ids, target: Ids, instances: Ids | None
+    ) -> tuple[InstanceIoU, NDArray[np.int64], Sums]:
+        options = {"num_classes": self.num_classes, "threads": 1, **self.options}
+        if not self.extra:
+            return *instance_overlaps(prediction, target, instances, **options), {}
+        records, confusion, matches = instance_matches(prediction, target, instances, **options)
+        kept = {name: self.options[name] for name in ("background", "ignore_index")}
+        return records, confusion, image_sums(self.extra, prediction, target, records, confusion, matches, **kept)

@@ -84,6 +84,8 @@ def _load_library() -> ctypes.CDLL:
         getattr(library, f"fastia_{operation}_free").restype = None
         getattr(library, f"fastia_{operation}_copy").restype = None
     library.fastia_unmatched_copy.restype = None
+    library.fastia_matches_count.restype = None
+    library.fastia_matches_copy.restype = None
     return library
 
 
@@ -253,6 +255,20 @@ class InstanceTable:
         _library.fastia_unmatched_copy(
             self._handle, ctypes.c_int64(class_id.shape[1]), _pointer(class_id), _pointer(area)
         )
+
+    @property
+    def match_count(self) -> np.ndarray:
+        """Number of predicted components, `[B]`."""
+        count = np.zeros_like(self.count)
+        _library.fastia_matches_count(self._handle, _pointer(count))
+        return count
+
+    def copy_matches(
+        self, class_id: Array, area: Array, void_area: Array, instance_area: Array, intersection: Array
+    ) -> None:
+        """Fills `[B, N]` arrays of the predicted components: int32, then int64."""
+        columns = map(_pointer, (class_id, area, void_area, instance_area, intersection))
+        _library.fastia_matches_copy(self._handle, ctypes.c_int64(class_id.shape[1]), *columns)
 
     def __del__(self) -> None:
         _library.fastia_instances_free(self._handle)
