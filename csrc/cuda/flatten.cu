@@ -32,7 +32,7 @@ __device__ void flatten(const Division& division, const StripCounts* counts, Ind
     const Span<unsigned> bins = shared_span<unsigned>(kSumsBytes, kBins);
     const Span<Index> parent(component_parent + strip.image * division.pixels(), division.pixels());
     const long long image_slot = strip.slot - strip.component_base;
-    Index* const image_class_total = class_total + strip.image * classes;
+    Index* const image_class_total = class_total ? class_total + strip.image * classes : nullptr;
     if (class_total) {
         for (unsigned bin = threadIdx.x; bin < kBins; bin += blockDim.x) bins[bin] = 0;
         __syncthreads();

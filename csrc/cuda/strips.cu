@@ -217,17 +217,17 @@ __device__ void label_strip(const Masks<Id>& masks, const Classes& classes, bool
 
 }  // namespace fastia
 
-#define FASTIA_STRIPS(name, Id, Index)                                                                              \
-    extern "C" __global__ void fastia_strips_##name(                                                                \
-        const char* data, long long image_stride, long long row_stride, long long column_stride, long long height,  \
-        long long width, long long rows, long long background, long long has_ignored, long long ignored,            \
-        long long* error, long long diagonal, long long capacity, fastia::Word* words, fastia::StripCounts* counts, \
-        unsigned* run_component, Index* component_parent, unsigned short* component_class, unsigned* arrivals,      \
-        unsigned* area, Index* total, Index* class_total, long long classes, unsigned* box, long long box_stride) { \
-        fastia::label_strip<Id, Index>(                                                                             \
-            {data, image_stride, row_stride, column_stride}, {background, has_ignored != 0, ignored, error},        \
-            diagonal != 0, {height, width, rows}, static_cast<unsigned>(capacity), words, counts, run_component,    \
-            component_parent, component_class, arrivals, {area, total, class_total, classes, box, box_stride});     \
+#define FASTIA_STRIPS(name, Id, Index)                                                                                 \
+    extern "C" __global__ void fastia_strips_##name(                                                                   \
+        long long height, long long width, long long rows, const char* data, long long image_stride,                   \
+        long long row_stride, long long column_stride, long long background, long long has_ignored, long long ignored, \
+        long long* error, long long diagonal, long long capacity, fastia::Word* words, fastia::StripCounts* counts,    \
+        unsigned* run_component, Index* component_parent, unsigned short* component_class, unsigned* arrivals,         \
+        unsigned* area, Index* total, Index* class_total, long long classes, unsigned* box, long long box_stride) {    \
+        fastia::label_strip<Id, Index>(                                                                                \
+            {data, image_stride, row_stride, column_stride}, {background, has_ignored != 0, ignored, error},           \
+            diagonal != 0, {height, width, rows}, static_cast<unsigned>(capacity), words, counts, run_component,       \
+            component_parent, component_class, arrivals, {area, total, class_total, classes, box, box_stride});        \
     }
 #define FASTIA_STRIPS_OF(name, Id)         \
     FASTIA_STRIPS(name##_32, Id, unsigned) \

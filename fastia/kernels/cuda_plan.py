@@ -8,7 +8,7 @@ same plan. Conventions:
   (`labels`, `weights`, `count`, `class_id`, `area`, `bbox`), `error` is int64 [2], zeroed before, and set to (1, id)
   by an id that is not allowed; `scratch` holds `Plan.scratch_bytes` of any content, aligned to 256 bytes.
 - Launches run one after the other, in blocks of one dimension. Large batches go in chunks that use the same scratch.
-- Sources lie in `csrc/cuda`, one module each; the names of all their kernels are in `KERNELS`.
+- Sources lie in `csrc/cuda`, one module each; `KERNELS` names the kernels of each.
 """
 
 from __future__ import annotations
@@ -16,25 +16,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-MASK_DTYPES = {"bool": "uint8", "uint8": "uint8", "int16": "int16", "uint16": "uint16", "int32": "int32"}
-MASK_DTYPES["int64"] = "int64"
+MASK_DTYPES = {"bool": "uint8"} | {name: name for name in ("uint8", "int16", "uint16", "int32", "int64")}
+WEIGHT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 KERNELS = {
-    "strips.cu": [f"fastia_strips_{name}_{bits}" for name in sorted(set(MASK_DTYPES.values())) for bits in (32, 64)],
-    "merge.cu": ["fastia_merge_32", "fastia_merge_64"],
-    "flatten.cu": ["fastia_flatten_32", "fastia_flatten_64"],
-    "fill.cu": ["fastia_fill_labels_32", "fastia_fill_labels_64"],
+    source: [f"fastia_{name}_{bits}" for name in names for bits in (32, 64)]
+    for source, names in {
+        "strips.cu": [f"strips_{dtype}" for dtype in dict.fromkeys(MASK_DTYPES.values())],
+        "merge.cu": ["merge"],
+        "flatten.cu": ["flatten"],
+        "labels.cu": ["fill_labels", "fill_tables"],
+        "weights.cu": [f"fill_weights_{dtype}" for dtype in WEIGHT_BYTES],
+    }.items()
 }
-_MASK_RANGES = {"uint8": (0, 2**8 - 1), "uint16": (0, 2**16 - 1)}
-_MASK_RANGES |= {f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (16, 32, 64)}
+KERNELS["labels.cu"].append("fastia_empty_tables")
+
+_RANGES = {"uint8": (0, 2**8 - 1), "uint16": (0, 2**16 - 1)}
+_RANGES |= {f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (16, 32, 64)}
 _SUMS_BYTES = 32 * 4  # kSumsBytes of runs.cuh
-_BINS = 256  # kBins of flatten.cu
+_BINS_BYTES = 256 * 4  # kBins of flatten.cu
 
 
 class Maps(NamedTuple):
     """A batch of maps of ids, `[B, H, W]`, in place."""
 
-    shape: tuple[int, int, int]
-    strides: tuple[int, int, int]  # bytes
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]  # bytes
     dtype: str
 
 
@@ -45,15 +51,18 @@ class Pointer(NamedTuple):
     offset: int = 0
 
 
+Argument = Pointer | int | float | None  # None: a null pointer
+
+
 class Launch(NamedTuple):
-    """One kernel launch; None among the arguments is a null pointer."""
+    """One kernel launch."""
 
     source: str
     kernel: str
     grid: int
     block: int
     shared_bytes: int
-    arguments: tuple[Pointer | int | float | None, ...]
+    arguments: tuple[Argument, ...]
 
 
 class Plan(NamedTuple):
@@ -64,167 +73,174 @@ class Plan(NamedTuple):
 
 
 class Tuning(NamedTuple):
-    """What results do not depend on."""
+    """What no result depends on."""
 
     block: int = 256  # threads, a multiple of 32
     strip_words: int = 256  # words of 32 pixels in a strip, where a row has no more
     capacity: int = 4096  # runs of a strip that shared memory has room for
-    chunk_pixels: int = 2**25  # of images that share one set of launches
-    wide: bool = False  # 64-bit component numbers for small images too
+    chunk_pixels: int = 2**25  # of the images that share one set of launches
+    wide: bool = False  # 64-bit numbers of components for small images too
 
 
-def label(
-    masks: Maps,
-    *,
-    connectivity: int,
-    background: int | None,
-    ignore_index: int | None,
-    validate: bool = False,
-    tuning: Tuning = Tuning(),  # noqa: B008
-) -> Plan:
-    """`labels` of `masks`; with `count [B]` int32 not wanted."""
-    options = _Options(connectivity, background, ignore_index, validate, tuning)
-    scratch, launches = 0, []
-    for chunk in _chunks(masks, tuning):
-        launches += chunk.find_components(options)
-        launches.append(chunk.fill_labels())
-        scratch = max(scratch, chunk.scratch_bytes)
-    return Plan(scratch, launches)
+class Options(NamedTuple):
+    """What forms components; with `validate`, ids that are not allowed are told in `error`."""
 
-
-class _Options(NamedTuple):
     connectivity: int
     background: int | None
     ignore_index: int | None
-    validate: bool
-    tuning: Tuning
+    validate: bool = False
+
+
+_TUNING = Tuning()
+
+
+def label(masks: Maps, options: Options, tuning: Tuning = _TUNING) -> Plan:
+    """Fills `labels`."""
+    plan = Plan(0, [])
+    for chunk in _chunks(masks, tuning):
+        chunk.allocate(labels=True)
+        plan.launches.extend([*chunk.find_components(options), chunk.fill_labels()])
+        plan = plan._replace(scratch_bytes=max(plan.scratch_bytes, chunk.scratch_bytes))
+    return plan
+
+
+def components(masks: Maps, options: Options, max_components: int, tuning: Tuning = _TUNING) -> Plan:
+    """Fills `labels`, `count [B]`, `class_id [B, K]`, `area [B, K]` and `bbox [B, K, 4]`, where K is max_components."""
+    columns = (max_components, Pointer("class_id"), Pointer("area"), Pointer("bbox"))
+    if masks.shape[0] and 0 in masks.shape[1:]:
+        arguments = (Pointer("count"), *columns)
+        return Plan(0, [Launch("labels.cu", "fastia_empty_tables", masks.shape[0], tuning.block, 0, arguments)])
+    plan = Plan(0, [])
+    for chunk in _chunks(masks, tuning):
+        chunk.allocate(labels=True, areas=True, boxes=True)
+        count = chunk.output("count", 4)
+        plan.launches.extend([*chunk.find_components(options, count), chunk.fill_labels()])
+        if max_components:
+            plan.launches.append(chunk.fill_tables(max_components, count))
+        plan = plan._replace(scratch_bytes=max(plan.scratch_bytes, chunk.scratch_bytes))
+    return plan
+
+
+def weights(masks: Maps, options: Options, tau: float, normalizer: str, dtype: str, tuning: Tuning = _TUNING) -> Plan:
+    """Fills `weights`, of a dtype named in `WEIGHT_BYTES`."""
+    plan = Plan(0, [])
+    classes = 1 if normalizer == "foreground" else 256 if MASK_DTYPES[masks.dtype] == "uint8" else 65536
+    for chunk in _chunks(masks, tuning):
+        chunk.allocate(areas=True, classes=classes)
+        plan.launches.extend([*chunk.find_components(options), chunk.fill_weights(tau, dtype)])
+        plan = plan._replace(scratch_bytes=max(plan.scratch_bytes, chunk.scratch_bytes))
+    return plan
+
+
+def _chunks(masks: Maps, tuning: Tuning) -> Iterator[_Chunk]:
+    batch, height, width = masks.shape
+    if batch * height * width:
+        images = max(1, tuning.chunk_pixels // (height * width))
+        for first in range(0, batch, images):
+            yield _Chunk(masks, first, min(images, batch - first), tuning)
 
 
 class _Chunk:
-    """Some images of a batch, and the scratch memory for them."""
+    """Some images of a batch, how they are cut, and the scratch memory for them."""
 
     def __init__(self, masks: Maps, first: int, images: int, tuning: Tuning) -> None:
         self.masks, self.first, self.images, self.tuning = masks, first, images, tuning
-        _, self.height, self.width = masks.shape
-        self.pixels = self.height * self.width
-        self.words_per_row = -(-self.width // 32)
-        self.rows = max(1, min(self.height, tuning.strip_words // self.words_per_row))
-        self.strips = -(-self.height // self.rows)
+        _, height, width = masks.shape
+        self.pixels = height * width
+        self.words_per_row = -(-width // 32)
+        rows = max(1, min(height, tuning.strip_words // self.words_per_row))
+        self.strips = -(-height // rows)
+        self.division = (height, width, rows)
         self.wide = tuning.wide or self.pixels >= 2**31
-        self.index_bytes = 8 if self.wide else 4
         self.scratch_bytes = 0
 
-        elements = images * self.pixels
-        self.words = self.scratch(8 * images * self.height * self.words_per_row)
-        self.counts = self.scratch(8 * images * self.strips)
-        self.run_component = self.scratch(4 * elements)
-        self.parent = self.scratch(self.index_bytes * elements)
-        self.component_class = self.scratch(2 * elements)
-        self.rank = self.scratch(4 * elements)
-        self.strip_roots = self.scratch(4 * images * self.strips)
-        self.arrivals = self.scratch(4 * images)
+    def allocate(self, labels: bool = False, areas: bool = False, classes: int = 0, boxes: bool = False) -> None:
+        """Take scratch memory, also for labels, areas, the totals of so many classes, boxes."""
+        index = 8 if self.wide else 4
+        strips, pixels = self.images * self.strips, self.images * self.pixels
 
-    def scratch(self, size: int) -> Pointer:
-        pointer = Pointer("scratch", self.scratch_bytes)
-        self.scratch_bytes += -(-size // 256) * 256
-        return pointer
+        self.words = self._scratch(8 * self.images * self.division[0] * self.words_per_row)
+        self.counts = self._scratch(8 * strips)
+        self.run_component = self._scratch(4 * pixels)
+        self.parent = self._scratch(index * pixels)
+        self.component_class = self._scratch(2 * pixels)
+        self.rank = self._scratch(4 * pixels) if labels else None
+        self.strip_roots = self._scratch(4 * strips) if labels else None
+        self.arrivals = self._scratch(4 * self.images) if labels else None
+        self.area = self._scratch(4 * pixels) if areas else None
+        self.total = self._scratch(index * pixels) if areas else None
+        self.class_total = self._scratch(index * self.images * classes) if classes else None
+        self.classes = classes
+        self.box = self._scratch(4 * 4 * pixels) if boxes else None
+        self.box_stride = pixels
 
     def output(self, name: str, size: int) -> Pointer:
         """The part of an output that belongs to these images, of `size` bytes each."""
         return Pointer(name, self.first * size)
 
-    @property
-    def division(self) -> tuple[int, int, int]:
-        return self.height, self.width, self.rows
-
-    def launch(
-        self, source: str, kernel: str, grid: int, shared_bytes: int, *arguments: Pointer | float | None
-    ) -> Launch:
-        name = f"fastia_{kernel}_{64 if self.wide else 32}"
-        return Launch(source, name, grid, self.tuning.block, shared_bytes, arguments)
-
-    def find_components(self, options: _Options) -> list[Launch]:
+    def find_components(self, options: Options, count: Pointer | None = None) -> list[Launch]:
+        """Kernels 1 to 3: runs and their components, the components' roots, and what belongs to these."""
         dtype = MASK_DTYPES[self.masks.dtype]
-        low, high = _MASK_RANGES[dtype]
+        low, high = _RANGES[dtype]
         ignored = options.ignore_index
-        has_ignored = ignored is not None and low <= ignored <= high
-        capacity = self.tuning.capacity
-        diagonal = int(options.connectivity == 8)
-        strips = self.launch(
-            "strips.cu",
-            f"strips_{dtype}",
-            self.images * self.strips,
-            _SUMS_BYTES + 8 * capacity,
-            Pointer("masks", self.first * self.masks.strides[0]),
-            *self.masks.strides,
-            *self.division,
-            -1 if options.background is None else options.background,
-            int(has_ignored),
-            ignored if has_ignored and ignored is not None else 0,
-            Pointer("error") if options.validate else None,
-            diagonal,
-            capacity,
-            self.words,
-            self.counts,
-            self.run_component,
-            self.parent,
-            self.component_class,
-            self.arrivals,
-            None,
-            None,
-            None,
-            1,
-            None,
-            0,
-        )
-        launches = [strips]
+        if ignored is not None and not low <= ignored <= high:
+            ignored = None
+        diagonal, capacity = int(options.connectivity == 8), self.tuning.capacity
+        measures = (self.total, self.class_total, self.classes, self.box, self.box_stride)
+
+        launches = [
+            self._launch(
+                "strips.cu",
+                f"strips_{dtype}",
+                self.images * self.strips,
+                _SUMS_BYTES + 8 * capacity,
+                Pointer("masks", self.first * self.masks.strides[0]),
+                *self.masks.strides,
+                -1 if options.background is None else options.background,
+                ignored is not None,
+                ignored or 0,
+                Pointer("error") if options.validate else None,
+                diagonal,
+                capacity,
+                self.words,
+                self.counts,
+                self.run_component,
+                self.parent,
+                self.component_class,
+                self.arrivals,
+                self.area,
+                *measures,
+            )
+        ]
         if self.strips > 1:
             blocks = -(-(self.strips - 1) * self.words_per_row // self.tuning.block)
-            launches.append(
-                self.launch(
-                    "merge.cu",
-                    "merge",
-                    self.images * blocks,
-                    0,
-                    *self.division,
-                    diagonal,
-                    self.words,
-                    self.run_component,
-                    self.parent,
-                    self.component_class,
-                )
-            )
+            inputs = (diagonal, self.words, self.run_component, self.parent, self.component_class)
+            launches.append(self._launch("merge.cu", "merge", self.images * blocks, 0, *inputs))
         launches.append(
-            self.launch(
+            self._launch(
                 "flatten.cu",
                 "flatten",
                 self.images * self.strips,
-                _SUMS_BYTES + 4 * _BINS,
-                *self.division,
+                _SUMS_BYTES + _BINS_BYTES,
                 self.counts,
                 self.parent,
                 self.component_class,
-                None,
-                None,
-                None,
-                1,
-                None,
-                0,
+                self.area,
+                *measures,
                 self.rank,
                 self.strip_roots,
                 self.arrivals,
-                None,
+                count,
             )
         )
         return launches
 
     def fill_labels(self) -> Launch:
-        return self.launch(
-            "fill.cu",
+        return self._launch(
+            "labels.cu",
             "fill_labels",
             self.images * self.strips,
             4 * self.tuning.capacity,
-            *self.division,
             self.counts,
             self.words,
             self.run_component,
@@ -235,11 +251,52 @@ class _Chunk:
             self.output("labels", 4 * self.pixels),
         )
 
+    def fill_tables(self, max_components: int, count: Pointer) -> Launch:
+        return self._launch(
+            "labels.cu",
+            "fill_tables",
+            self.images * self.strips,
+            0,
+            self.counts,
+            self.parent,
+            self.component_class,
+            self.total,
+            self.box,
+            self.box_stride,
+            self.rank,
+            self.strip_roots,
+            count,
+            max_components,
+            self.output("class_id", 4 * max_components),
+            self.output("area", 8 * max_components),
+            self.output("bbox", 16 * max_components),
+        )
 
-def _chunks(masks: Maps, tuning: Tuning) -> Iterator[_Chunk]:
-    batch, height, width = masks.shape
-    if height * width == 0:
-        return
-    images = max(1, tuning.chunk_pixels // (height * width))
-    for first in range(0, batch, images):
-        yield _Chunk(masks, first, min(images, batch - first), tuning)
+    def fill_weights(self, tau: float, dtype: str) -> Launch:
+        size = WEIGHT_BYTES[dtype]
+        return self._launch(
+            "weights.cu",
+            f"fill_weights_{dtype}",
+            self.images * self.strips,
+            size * self.tuning.capacity,
+            self.counts,
+            self.words,
+            self.run_component,
+            self.parent,
+            self.component_class,
+            self.total,
+            self.class_total,
+            self.classes,
+            float(tau),
+            self.tuning.capacity,
+            self.output("weights", size * self.pixels),
+        )
+
+    def _launch(self, source: str, kernel: str, grid: int, shared_bytes: int, *arguments: Argument) -> Launch:
+        name = f"fastia_{kernel}_{64 if self.wide else 32}"
+        return Launch(source, name, grid, self.tuning.block, shared_bytes, (*self.division, *arguments))
+
+    def _scratch(self, size: int) -> Pointer:
+        pointer = Pointer("scratch", self.scratch_bytes)
+        self.scratch_bytes += -(-size // 256) * 256
+        return pointer
