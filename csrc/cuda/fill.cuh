@@ -8,27 +8,33 @@ namespace fastia {
 template <class Value, class ValueOf>
 __device__ void fill_strip(const Strip& strip, const Division& division, unsigned runs, const Word* image_words,
                            const unsigned* run_component, unsigned capacity, Value* out, ValueOf value_of) {
-    const Word* words = image_words + strip.first_word;
-    const unsigned* component = run_component + strip.slot;
+    const Word* const words = image_words + strip.first_word;
+    const unsigned* const component = run_component + strip.slot;
+    Value* const strip_out = out + strip.slot;
     const bool fits = runs <= capacity;
-    const Span<Value> values = shared_span<Value>(0, capacity);
+    const Span<Word> staged = shared_span<Word>(0, blockDim.x);
+    const Span<Value> values = shared_span<Value>(blockDim.x * sizeof(Word), capacity);
     if (fits) {
         for (unsigned run = threadIdx.x; run < runs; run += blockDim.x) values[run] = value_of(component[run]);
-        __syncthreads();
     }
-    Value* const strip_out = out + strip.slot;
-    for (unsigned number = threadIdx.x / 32; number < strip.words(); number += blockDim.x / 32) {
-        const Word word = words[number];
-        const long long row = number / strip.words_per_row;
-        const long long x = 32LL * (number % strip.words_per_row) + threadIdx.x % 32;
-        if (x >= division.width) continue;
-        const unsigned run = word.run(threadIdx.x % 32);
-        Value value;
-        if (fits)
-            value = values[run];
-        else
-            value = value_of(component[run]);
-        strip_out[row * division.width + x] = value;
+    for (unsigned first = 0; first < strip.words(); first += blockDim.x) {
+        if (first + threadIdx.x < strip.words()) staged[threadIdx.x] = words[first + threadIdx.x];
+        __syncthreads();
+        const unsigned count = min(blockDim.x, strip.words() - first);
+        for (unsigned i = threadIdx.x / 32; i < count; i += blockDim.x / 32) {
+            const unsigned row = (first + i) / strip.words_per_row, column = (first + i) % strip.words_per_row;
+            const long long x = 32LL * column + threadIdx.x % 32;
+            if (x >= division.width) continue;
+            const Word word = staged[i];
+            const unsigned run = word.run(threadIdx.x % 32);
+            Value value;
+            if (fits)
+                value = values[run];
+            else
+                value = value_of(component[run]);
+            strip_out[row * division.width + x] = value;
+        }
+        __syncthreads();
     }
 }
 

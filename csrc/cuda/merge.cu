@@ -7,18 +7,23 @@ template <class Index>
 __device__ void merge_strips(bool diagonal, const Division& division, const Word* words, const unsigned* run_component,
                              Index* component_parent, const unsigned short* component_class) {
     const unsigned words_per_row = division.words_per_row();
-    const long long border_words = static_cast<long long>(division.strips() - 1) * words_per_row;
-    const long long blocks_per_image = (border_words + blockDim.x - 1) / blockDim.x;
+    const long long border_pixels = static_cast<long long>(division.strips() - 1) * words_per_row * 32;
+    const long long blocks_per_image = (border_pixels + blockDim.x - 1) / blockDim.x;
     const long long image = blockIdx.x / blocks_per_image;
-    const long long word = blockIdx.x % blocks_per_image * blockDim.x + threadIdx.x;
-    if (word >= border_words) return;
+    const long long pixel = blockIdx.x % blocks_per_image * blockDim.x + threadIdx.x;
+    if (pixel >= border_pixels) return;
 
-    const long long border = word / words_per_row, column = word % words_per_row;
-    const Strip above(division, image, border), below(division, image, border + 1);
-    const Word* lower = words + below.first_word + column;
-    const Word* upper = lower - words_per_row;
+    // A thread for each pixel, not for each word: what takes time here is to wait for parents, one after the other.
+    const unsigned x = threadIdx.x % 32;
+    const long long border = pixel / 32 / words_per_row, column = pixel / 32 % words_per_row;
+    const Strip below(division, image, border + 1);
+    const Word* const word = words + below.first_word + column;
+    const Word lower = word[0], upper = word[-static_cast<long long>(words_per_row)];
+    if (!((upper.edges | lower.edges) >> x & 1)) return;
+
+    const Strip above(division, image, border);
     const Span<Index> parent(component_parent + image * division.pixels(), division.pixels());
-    for_each_contact(*upper, *lower, column == 0, diagonal, [&](unsigned upper_run, unsigned lower_run) {
+    visit_contacts(upper, lower, x, column == 0, diagonal, [&](unsigned upper_run, unsigned lower_run) {
         const unsigned a = run_component[above.slot + upper_run], b = run_component[below.slot + lower_run];
         if (!is_component(a) || !is_component(b)) return;
         if (component_class[above.slot + a] != component_class[below.slot + b]) return;

@@ -91,19 +91,17 @@ __device__ void unite(Span<Index> parent, Index a, Index b) {
     }
 }
 
-// Calls visit(upper run, lower run) once for each pair of runs that touch within a word of two adjacent rows; `first`
-// says that the word begins its row.
+// Calls visit(upper run, lower run) for pairs of runs of two adjacent rows that touch where one of them starts, at
+// pixel x of a word; so once for each pair of runs, over all x. `first` says that the word begins its row.
 template <class Visit>
-__device__ void for_each_contact(const Word& upper, const Word& lower, bool first, bool diagonal, Visit visit) {
-    for (unsigned starts = upper.edges | lower.edges; starts; starts &= starts - 1) {
-        const unsigned x = __ffs(starts) - 1;
-        const unsigned upper_run = upper.run(x), lower_run = lower.run(x);
-        visit(upper_run, lower_run);
-        // Where one run alone starts, its neighbour across the corner is the run that it lies under or over.
-        if (diagonal && (upper.edges & lower.edges & 1u << x) && !(first && x == 0)) {
-            visit(upper_run - 1, lower_run);
-            visit(upper_run, lower_run - 1);
-        }
+__device__ void visit_contacts(const Word& upper, const Word& lower, unsigned x, bool first, bool diagonal,
+                               Visit visit) {
+    const unsigned upper_run = upper.run(x), lower_run = lower.run(x);
+    visit(upper_run, lower_run);
+    // Where one run alone starts, its neighbour across the corner is the run that it lies under or over.
+    if (diagonal && (upper.edges >> x & lower.edges >> x & 1) && !(first && x == 0)) {
+        visit(upper_run - 1, lower_run);
+        visit(upper_run, lower_run - 1);
     }
 }
 

@@ -9,9 +9,13 @@ template <class Id>
 struct Masks {
     const char* data;
     long long image_stride, row_stride, column_stride;
+    const char *begin, *end;  // of the memory that the batch spans
 
+    __device__ const char* at(long long image, long long y, long long x) const {
+        return data + image * image_stride + y * row_stride + x * column_stride;
+    }
     __device__ Id id(long long image, long long y, long long x) const {
-        return *reinterpret_cast<const Id*>(data + image * image_stride + y * row_stride + x * column_stride);
+        return *reinterpret_cast<const Id*>(at(image, y, x));
     }
 };
 
@@ -50,42 +54,92 @@ struct Measures {
 // Marks the parent of a root as the root's number among the components of the strip.
 constexpr unsigned kNumbered = 0x80000000u;
 
-template <class Id>
-__device__ void find_edges(const Masks<Id>& masks, const Strip& strip, long long width, Word* words) {
-    for (unsigned word = threadIdx.x / 32; word < strip.words(); word += blockDim.x / 32) {
-        const long long y = strip.first_row + word / strip.words_per_row;
-        const long long x = 32LL * (word % strip.words_per_row) + threadIdx.x % 32;
-        const bool edge = x < width && (x == 0 || masks.id(strip.image, y, x) != masks.id(strip.image, y, x - 1));
-        const unsigned edges = __ballot_sync(kAllLanes, edge);
-        if (threadIdx.x % 32 == 0) words[word].edges = edges;
+struct __align__(16) Vector {
+    unsigned word[4];
+};
+
+// Bit x: byte x differs from the byte before it, that of byte 0 being `before`. Reads whole vectors around the 32
+// bytes.
+__device__ inline unsigned edges_of_bytes(const char* bytes, unsigned before) {
+    const unsigned offset = static_cast<unsigned>(reinterpret_cast<unsigned long long>(bytes) % sizeof(Vector));
+    const Vector* vectors = reinterpret_cast<const Vector*>(bytes - offset);
+    unsigned word[12];
+    for (int v = 0; v < 3; ++v) {
+        const Vector vector = vectors[v];
+        for (int i = 0; i < 4; ++i) word[4 * v + i] = vector.word[i];
     }
-    __syncthreads();
+    // Indices known to the compiler keep the words in registers.
+    if (offset & 8)
+        for (int i = 0; i < 10; ++i) word[i] = word[i + 2];
+    if (offset & 4)
+        for (int i = 0; i < 9; ++i) word[i] = word[i + 1];
+    unsigned edges = 0, last = before << 24;
+    for (int i = 0; i < 8; ++i) {
+        const unsigned own = __funnelshift_r(word[i], word[i + 1], offset % 4 * 8);
+        const unsigned changes = own ^ __funnelshift_l(last, own, 8);
+        const unsigned differs =
+            (((changes & 0x7F7F7F7Fu) + 0x7F7F7F7Fu) | changes) & 0x80808080u;  // in bit 7 of bytes
+        edges |= (differs >> 7) * 0x01020408u >> 24 << 4 * i;
+        last = own;
+    }
+    return edges;
 }
 
-// Fills in `runs_before` and returns the number of runs.
-__device__ inline unsigned count_runs(const Strip& strip, Word* words, Span<unsigned> sums) {
+// The edges of word `first + threadIdx.x` of a strip; 0 past its end. All lanes of the warp take part.
+template <class Id>
+__device__ unsigned find_edges(const Masks<Id>& masks, const Strip& strip, long long width, unsigned first) {
+    const auto row_of = [&](unsigned word) { return strip.first_row + word / strip.words_per_row; };
+    const auto column_of = [&](unsigned word) { return 32LL * (word % strip.words_per_row); };
+    const unsigned own = first + threadIdx.x, lane = threadIdx.x % 32;
+    unsigned edges = 0;
+    bool found = own >= strip.words();
+    if (sizeof(Id) == 1 && masks.column_stride == 1 && !found) {
+        const long long x = column_of(own);
+        const char* const bytes = masks.at(strip.image, row_of(own), x);
+        if (bytes - 15 >= masks.begin && bytes + 48 <= masks.end) {
+            found = true;
+            const unsigned before = static_cast<unsigned char>(x ? bytes[-1] : ~bytes[0]);
+            edges = edges_of_bytes(bytes, before);
+            if (width - x < 32) edges &= (1u << (width - x)) - 1;
+        }
+    }
+    // The other words of the warp one by one, a lane for each pixel.
+    for (unsigned missing = __ballot_sync(kAllLanes, !found); missing; missing &= missing - 1) {
+        const unsigned owner = __ffs(missing) - 1, word = own - lane + owner;
+        const long long y = row_of(word), x = column_of(word) + lane;
+        const bool edge = x < width && (x == 0 || masks.id(strip.image, y, x) != masks.id(strip.image, y, x - 1));
+        const unsigned all = __ballot_sync(kAllLanes, edge);
+        if (lane == owner) edges = all;
+    }
+    return edges;
+}
+
+// Fills in the words of a strip and returns its number of runs.
+template <class Id>
+__device__ unsigned find_runs(const Masks<Id>& masks, const Strip& strip, long long width, Word* words,
+                              Span<unsigned> sums) {
     unsigned runs = 0;
     for (unsigned first = 0; first < strip.words(); first += blockDim.x) {
-        const unsigned word = first + threadIdx.x;
-        const unsigned own = word < strip.words() ? __popc(words[word].edges) : 0;
+        const unsigned edges = find_edges(masks, strip, width, first);
         unsigned all;
-        const unsigned before = sum_before(own, sums, &all);
-        if (word < strip.words()) words[word].runs_before = runs + before;
+        const unsigned before = sum_before(__popc(edges), sums, &all);
+        if (first + threadIdx.x < strip.words()) words[first + threadIdx.x] = {edges, runs + before};
         runs += all;
     }
     __syncthreads();
     return runs;
 }
 
-// Adds the pixels and extends the boxes of the strip's components, word by word.
+// Extends the boxes of the strip's components, word by word.
 template <class Index>
-__device__ void measure(const Strip& strip, const Division& division, const Word* words, Span<unsigned> component,
-                        Span<unsigned> area, const Measures<Index>& measures) {
+__device__ void extend_boxes(const Strip& strip, const Division& division, const Word* words, Span<unsigned> component,
+                             const Measures<Index>& measures) {
     for (unsigned first = 0; first < strip.words(); first += blockDim.x) {
         const unsigned number = first + threadIdx.x;
         const bool present = number < strip.words();
         const Word word = present ? words[number] : Word{0, 0};
         const unsigned x = number % strip.words_per_row * 32;
+        const unsigned y = static_cast<unsigned>(strip.first_row) + number / strip.words_per_row;
         const unsigned width = present ? static_cast<unsigned>(min(32LL, division.width - x)) : 0;
         for (unsigned begin = 0; __any_sync(kAllLanes, begin < width);) {
             unsigned key = kIgnored, end = begin;
@@ -95,24 +149,18 @@ __device__ void measure(const Strip& strip, const Division& division, const Word
                 key = component[word.run(begin)];
             }
             const Peers<unsigned> peers(key);
-            const unsigned pixels = peers.sum(end - begin);
-            if (peers.first() && is_component(key)) atomicAdd(&area[key], pixels);
-            if (measures.box) {
-                const unsigned y = static_cast<unsigned>(strip.first_row) + number / strip.words_per_row;
-                const unsigned y0 = peers.smallest(y), y1 = peers.largest(y) + 1;
-                const unsigned x0 = peers.smallest(x + begin), x1 = peers.largest(x + end);
-                if (peers.first() && is_component(key)) {
-                    unsigned* box = measures.box + strip.slot + key;
-                    atomicMin(box, y0);
-                    atomicMin(box + measures.box_stride, x0);
-                    atomicMax(box + 2 * measures.box_stride, y1);
-                    atomicMax(box + 3 * measures.box_stride, x1);
-                }
+            const unsigned y0 = peers.smallest(y), y1 = peers.largest(y) + 1;
+            const unsigned x0 = peers.smallest(x + begin), x1 = peers.largest(x + end);
+            if (peers.first() && is_component(key)) {
+                unsigned* const box = measures.box + strip.slot + key;
+                atomicMin(box, y0);
+                atomicMin(box + measures.box_stride, x0);
+                atomicMax(box + 2 * measures.box_stride, y1);
+                atomicMax(box + 3 * measures.box_stride, x1);
             }
             begin = end;
         }
     }
-    __syncthreads();
 }
 
 template <class Id, class Index>
@@ -124,54 +172,91 @@ __device__ void label_strip(const Masks<Id>& masks, const Classes& classes, bool
     const unsigned words_per_row = strip.words_per_row;
     Word* const words = image_words + strip.first_word;
     const Span<unsigned> sums = shared_span<unsigned>(0, 32);
+    const unsigned runs = find_runs(masks, strip, division.width, words, sums);
 
-    find_edges(masks, strip, division.width, words);
-    const unsigned runs = count_runs(strip, words, sums);
-
-    // Without room in shared memory, parents lie where runs get their components, codes where components get parents.
+    // For each run its parent, its class, and its pixels, to which those of the others will be added at a root.
+    // Without room in shared memory they lie where the results for runs and components will.
     const bool fits = runs <= capacity;
-    const unsigned pixels = strip.pixels(division);
-    const Span<unsigned> parent =
-        fits ? shared_span<unsigned>(kSumsBytes, capacity) : Span<unsigned>(run_component + strip.slot, pixels);
-    const Span<unsigned> code =
-        fits ? shared_span<unsigned>(kSumsBytes + capacity * sizeof(unsigned), capacity)
-             : Span<unsigned>(reinterpret_cast<unsigned*>(component_parent + strip.slot), pixels);
+    const auto room = [&](unsigned part, void* otherwise) {
+        return fits ? shared_span<unsigned>(kSumsBytes + part * capacity * sizeof(unsigned), capacity)
+                    : Span<unsigned>(static_cast<unsigned*>(otherwise), strip.pixels(division));
+    };
+    const Span<unsigned> parent = room(0, run_component + strip.slot);
+    const Span<unsigned> class_of = room(1, component_parent + strip.slot);
+    const Span<unsigned> area = room(2, measures.area + (measures.area ? strip.slot : 0));
 
-    for (unsigned word = threadIdx.x; word < strip.words(); word += blockDim.x) {
-        unsigned run = words[word].runs_before;
-        for (unsigned starts = words[word].edges; starts; starts &= starts - 1, ++run) {
-            const long long x = 32LL * (word % words_per_row) + __ffs(starts) - 1;
+    for (unsigned number = threadIdx.x; number < strip.words(); number += blockDim.x) {
+        const long long y = strip.first_row + number / words_per_row, x = 32LL * (number % words_per_row);
+        const Word word = words[number];
+        unsigned run = word.runs_before;
+        for (unsigned starts = word.edges; starts; ++run) {
+            const unsigned begin = __ffs(starts) - 1;
+            starts &= starts - 1;
+            const unsigned end = starts ? __ffs(starts) - 1 : static_cast<unsigned>(min(32LL, division.width - x));
             parent[run] = run;
-            code[run] =
-                classes.of(static_cast<long long>(masks.id(strip.image, strip.first_row + word / words_per_row, x)));
+            class_of[run] = classes.of(static_cast<long long>(masks.id(strip.image, y, x + begin)));
+            if (measures.area) area[run] = end - begin;
         }
     }
     __syncthreads();
 
-    for (unsigned word = words_per_row + threadIdx.x; word < strip.words(); word += blockDim.x) {
-        for_each_contact(words[word - words_per_row], words[word], word % words_per_row == 0, diagonal,
-                         [&](unsigned upper, unsigned lower) {
-                             const unsigned own = code[lower];
-                             if (is_component(own) && code[upper] == own) unite(parent, upper, lower);
-                         });
+    for (unsigned number = threadIdx.x; number < strip.words(); number += blockDim.x) {
+        const unsigned column = number % words_per_row;
+        const Word lower = words[number];
+        if (measures.area && !(lower.edges & 1)) {  // the run before goes on
+            const unsigned width = static_cast<unsigned>(min(32LL, division.width - 32LL * column));
+            atomicAdd(&area[lower.runs_before - 1], lower.edges ? __ffs(lower.edges) - 1 : width);
+        }
+        if (number < words_per_row) continue;
+        const Word upper = words[number - words_per_row];
+        for (unsigned starts = upper.edges | lower.edges; starts; starts &= starts - 1) {
+            visit_contacts(upper, lower, __ffs(starts) - 1, column == 0, diagonal, [&](unsigned above, unsigned below) {
+                const unsigned own = class_of[below];
+                if (is_component(own) && class_of[above] == own) unite(parent, above, below);
+            });
+        }
     }
     __syncthreads();
 
-    for (unsigned run = threadIdx.x; run < runs; run += blockDim.x) parent.store(run, find(parent, run));
+    for (unsigned first = 0; first < runs; first += blockDim.x) {
+        const unsigned run = first + threadIdx.x;
+        unsigned root = ~0u;
+        if (run < runs) {
+            root = find(parent, run);
+            parent.store(run, root);
+        }
+        if (measures.area) {
+            // Many runs of a large component would have as many atomics wait for each other.
+            const Peers<unsigned> peers(root);
+            const unsigned pixels = peers.sum(run < runs && root != run ? area[run] : 0);
+            if (peers.first() && pixels) atomicAdd(&area[root], pixels);
+        }
+    }
     __syncthreads();
 
     unsigned components = 0;
     for (unsigned first = 0; first < runs; first += blockDim.x) {
         const unsigned run = first + threadIdx.x;
-        const unsigned own = run < runs ? code[run] : kIgnored;
+        const unsigned own = run < runs ? class_of[run] : kIgnored;
         const bool root = is_component(own) && parent[run] == run;
+        const unsigned pixels = root && measures.area ? area[run] : 0;
         unsigned all;
         const unsigned number = components + sum_before(root, sums, &all);
         if (root) {
-            component_class[strip.slot + number] = static_cast<unsigned short>(own);
+            const long long slot = strip.slot + number;
+            component_class[slot] = static_cast<unsigned short>(own);
             parent[run] = kNumbered | number;
+            if (measures.area) {
+                measures.area[slot] = pixels;  // no root that comes later lies there
+                measures.total[slot] = pixels;
+            }
             if (measures.class_total)
                 measures.class_total[strip.image * measures.classes + (measures.classes > 1 ? own : 0)] = 0;
+            if (measures.box) {
+                unsigned* const box = measures.box + slot;
+                box[0] = box[measures.box_stride] = ~0u;
+                box[2 * measures.box_stride] = box[3 * measures.box_stride] = 0;
+            }
         } else if (run < runs && !is_component(own)) {
             parent[run] = own;
         }
@@ -179,7 +264,7 @@ __device__ void label_strip(const Masks<Id>& masks, const Classes& classes, bool
     }
     __syncthreads();
 
-    // Whether a root's parent still is its number with the mark or already without: what is left of it is the number.
+    // Whether the parent of a root still is its number with the mark, or already without: what is left is the number.
     for (unsigned run = threadIdx.x; run < runs; run += blockDim.x) {
         unsigned component = parent.load(run);
         if (is_component(component)) {
@@ -189,45 +274,33 @@ __device__ void label_strip(const Masks<Id>& masks, const Classes& classes, bool
         parent.store(run, component);
         if (fits) run_component[strip.slot + run] = component;
     }
-    if (measures.area) {
-        for (unsigned component = threadIdx.x; component < components; component += blockDim.x) {
-            code[component] = 0;
-            if (measures.box) {
-                unsigned* box = measures.box + strip.slot + component;
-                box[0] = box[measures.box_stride] = 0xFFFFFFFFu;
-                box[2 * measures.box_stride] = box[3 * measures.box_stride] = 0;
-            }
-        }
-        __syncthreads();
-        measure(strip, division, words, parent, code, measures);
-        for (unsigned component = threadIdx.x; component < components; component += blockDim.x) {
-            const unsigned area = code[component];
-            measures.area[strip.slot + component] = area;
-            measures.total[strip.slot + component] = area;
-        }
-    }
-    __syncthreads();
     for (unsigned component = threadIdx.x; component < components; component += blockDim.x)
         component_parent[strip.slot + component] = static_cast<Index>(strip.component_base + component);
     if (threadIdx.x == 0) {
         counts[blockIdx.x] = {runs, components};
         if (arrivals && strip.number == 0) arrivals[strip.image] = 0;
     }
+    if (measures.box) {
+        __syncthreads();
+        extend_boxes(strip, division, words, parent, measures);
+    }
 }
 
 }  // namespace fastia
 
-#define FASTIA_STRIPS(name, Id, Index)                                                                                 \
-    extern "C" __global__ void fastia_strips_##name(                                                                   \
-        long long height, long long width, long long rows, const char* data, long long image_stride,                   \
-        long long row_stride, long long column_stride, long long background, long long has_ignored, long long ignored, \
-        long long* error, long long diagonal, long long capacity, fastia::Word* words, fastia::StripCounts* counts,    \
-        unsigned* run_component, Index* component_parent, unsigned short* component_class, unsigned* arrivals,         \
-        unsigned* area, Index* total, Index* class_total, long long classes, unsigned* box, long long box_stride) {    \
-        fastia::label_strip<Id, Index>(                                                                                \
-            {data, image_stride, row_stride, column_stride}, {background, has_ignored != 0, ignored, error},           \
-            diagonal != 0, {height, width, rows}, static_cast<unsigned>(capacity), words, counts, run_component,       \
-            component_parent, component_class, arrivals, {area, total, class_total, classes, box, box_stride});        \
+#define FASTIA_STRIPS(name, Id, Index)                                                                              \
+    extern "C" __global__ void fastia_strips_##name(                                                                \
+        long long height, long long width, long long rows, const char* data, long long image_stride,                \
+        long long row_stride, long long column_stride, const char* data_begin, const char* data_end,                \
+        long long background, long long has_ignored, long long ignored, long long* error, long long diagonal,       \
+        long long capacity, fastia::Word* words, fastia::StripCounts* counts, unsigned* run_component,              \
+        Index* component_parent, unsigned short* component_class, unsigned* arrivals, unsigned* area, Index* total, \
+        Index* class_total, long long classes, unsigned* box, long long box_stride) {                               \
+        fastia::label_strip<Id, Index>({data, image_stride, row_stride, column_stride, data_begin, data_end},       \
+                                       {background, has_ignored != 0, ignored, error}, diagonal != 0,               \
+                                       {height, width, rows}, static_cast<unsigned>(capacity), words, counts,       \
+                                       run_component, component_parent, component_class, arrivals,                  \
+                                       {area, total, class_total, classes, box, box_stride});                       \
     }
 #define FASTIA_STRIPS_OF(name, Id)         \
     FASTIA_STRIPS(name##_32, Id, unsigned) \

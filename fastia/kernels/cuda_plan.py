@@ -13,7 +13,7 @@ same plan. Conventions:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 MASK_DTYPES = {"bool": "uint8"} | {name: name for name in ("uint8", "int16", "uint16", "int32", "int64")}
@@ -32,6 +32,7 @@ KERNELS["labels.cu"].append("fastia_empty_tables")
 
 _RANGES = {"uint8": (0, 2**8 - 1), "uint16": (0, 2**16 - 1)}
 _RANGES |= {f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (16, 32, 64)}
+_ID_BYTES = {"uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "int64": 8}
 _SUMS_BYTES = 32 * 4  # kSumsBytes of runs.cuh
 _BINS_BYTES = 256 * 4  # kBins of flatten.cu
 
@@ -73,12 +74,13 @@ class Plan(NamedTuple):
 
 
 class Tuning(NamedTuple):
-    """What no result depends on."""
+    """What no result depends on; `docs/kernels.md` says where the figures come from."""
 
     block: int = 256  # threads, a multiple of 32
-    strip_words: int = 256  # words of 32 pixels in a strip, where a row has no more
-    capacity: int = 4096  # runs of a strip that shared memory has room for
-    chunk_pixels: int = 2**25  # of the images that share one set of launches
+    strips: int = 528  # wanted in a batch: 4 on each of 132 multiprocessors
+    strip_words: tuple[int, int] = (256, 1024)  # fewest and most words of 32 pixels in a strip, but for whole rows
+    capacity: int = 2720  # runs of a strip that shared memory has room for: 6 blocks to a multiprocessor
+    scratch_bytes: int = 2**29  # for the images that share one set of launches; one image may need more
     wide: bool = False  # 64-bit numbers of components for small images too
 
 
@@ -96,82 +98,88 @@ _TUNING = Tuning()
 
 def label(masks: Maps, options: Options, tuning: Tuning = _TUNING) -> Plan:
     """Fills `labels`."""
-    plan = Plan(0, [])
-    for chunk in _chunks(masks, tuning):
-        chunk.allocate(labels=True)
-        plan.launches.extend([*chunk.find_components(options), chunk.fill_labels()])
-        plan = plan._replace(scratch_bytes=max(plan.scratch_bytes, chunk.scratch_bytes))
-    return plan
+    needs = _Needs(labels=True)
+    return _plan(masks, needs, tuning, lambda chunk: [*chunk.find_components(options), chunk.fill_labels()])
 
 
 def components(masks: Maps, options: Options, max_components: int, tuning: Tuning = _TUNING) -> Plan:
     """Fills `labels`, `count [B]`, `class_id [B, K]`, `area [B, K]` and `bbox [B, K, 4]`, where K is max_components."""
-    columns = (max_components, Pointer("class_id"), Pointer("area"), Pointer("bbox"))
-    if masks.shape[0] and 0 in masks.shape[1:]:
-        arguments = (Pointer("count"), *columns)
-        return Plan(0, [Launch("labels.cu", "fastia_empty_tables", masks.shape[0], tuning.block, 0, arguments)])
-    plan = Plan(0, [])
-    for chunk in _chunks(masks, tuning):
-        chunk.allocate(labels=True, areas=True, boxes=True)
+
+    def launches(chunk: _Chunk) -> list[Launch]:
         count = chunk.output("count", 4)
-        plan.launches.extend([*chunk.find_components(options, count), chunk.fill_labels()])
-        if max_components:
-            plan.launches.append(chunk.fill_tables(max_components, count))
-        plan = plan._replace(scratch_bytes=max(plan.scratch_bytes, chunk.scratch_bytes))
-    return plan
+        tables = [chunk.fill_tables(max_components, count)] if max_components else []
+        return [*chunk.find_components(options, count), chunk.fill_labels(), *tables]
+
+    if masks.shape[0] and 0 in masks.shape[1:]:
+        arguments = (Pointer("count"), max_components, Pointer("class_id"), Pointer("area"), Pointer("bbox"))
+        return Plan(0, [Launch("labels.cu", "fastia_empty_tables", masks.shape[0], tuning.block, 0, arguments)])
+    return _plan(masks, _Needs(labels=True, areas=True, boxes=True), tuning, launches)
 
 
 def weights(masks: Maps, options: Options, tau: float, normalizer: str, dtype: str, tuning: Tuning = _TUNING) -> Plan:
-    """Fills `weights`, of a dtype named in `WEIGHT_BYTES`."""
-    plan = Plan(0, [])
+    """Fills `weights`, of a dtype that `WEIGHT_BYTES` names."""
     classes = 1 if normalizer == "foreground" else 256 if MASK_DTYPES[masks.dtype] == "uint8" else 65536
-    for chunk in _chunks(masks, tuning):
-        chunk.allocate(areas=True, classes=classes)
-        plan.launches.extend([*chunk.find_components(options), chunk.fill_weights(tau, dtype)])
-        plan = plan._replace(scratch_bytes=max(plan.scratch_bytes, chunk.scratch_bytes))
-    return plan
+    needs = _Needs(areas=True, classes=classes)
+    return _plan(masks, needs, tuning, lambda chunk: [*chunk.find_components(options), chunk.fill_weights(tau, dtype)])
 
 
-def _chunks(masks: Maps, tuning: Tuning) -> Iterator[_Chunk]:
+class _Needs(NamedTuple):
+    """What an operation wants to know of components."""
+
+    labels: bool = False
+    areas: bool = False
+    classes: int = 0  # whose pixels are added up: all together for 1
+    boxes: bool = False
+
+
+def _plan(masks: Maps, needs: _Needs, tuning: Tuning, launches_of: Callable[[_Chunk], list[Launch]]) -> Plan:
     batch, height, width = masks.shape
-    if batch * height * width:
-        images = max(1, tuning.chunk_pixels // (height * width))
-        for first in range(0, batch, images):
-            yield _Chunk(masks, first, min(images, batch - first), tuning)
+    if batch * height * width == 0:
+        return Plan(0, [])
+    images = max(1, min(batch, tuning.scratch_bytes // _Chunk(masks, 0, 1, needs, tuning).scratch_bytes))
+    chunks = [_Chunk(masks, first, min(images, batch - first), needs, tuning) for first in range(0, batch, images)]
+    launches = [launch for chunk in chunks for launch in launches_of(chunk)]
+    return Plan(max(chunk.scratch_bytes for chunk in chunks), launches)
+
+
+def _extent(maps: Maps) -> tuple[int, int]:
+    """The bytes that the elements of maps span, from the first element on."""
+    steps = [(size - 1) * stride for size, stride in zip(maps.shape, maps.strides, strict=True)]
+    begin, end = sum(min(step, 0) for step in steps), sum(max(step, 0) for step in steps)
+    return begin, end + _ID_BYTES[MASK_DTYPES[maps.dtype]]
 
 
 class _Chunk:
     """Some images of a batch, how they are cut, and the scratch memory for them."""
 
-    def __init__(self, masks: Maps, first: int, images: int, tuning: Tuning) -> None:
+    def __init__(self, masks: Maps, first: int, images: int, needs: _Needs, tuning: Tuning) -> None:
         self.masks, self.first, self.images, self.tuning = masks, first, images, tuning
         _, height, width = masks.shape
         self.pixels = height * width
         self.words_per_row = -(-width // 32)
-        rows = max(1, min(height, tuning.strip_words // self.words_per_row))
+        fewest, most = tuning.strip_words
+        wanted = images * height * self.words_per_row // tuning.strips
+        rows = max(1, min(height, max(fewest, min(most, wanted)) // self.words_per_row))
         self.strips = -(-height // rows)
         self.division = (height, width, rows)
         self.wide = tuning.wide or self.pixels >= 2**31
-        self.scratch_bytes = 0
 
-    def allocate(self, labels: bool = False, areas: bool = False, classes: int = 0, boxes: bool = False) -> None:
-        """Take scratch memory, also for labels, areas, the totals of so many classes, boxes."""
+        self.scratch_bytes = 0
         index = 8 if self.wide else 4
         strips, pixels = self.images * self.strips, self.images * self.pixels
-
-        self.words = self._scratch(8 * self.images * self.division[0] * self.words_per_row)
+        self.words = self._scratch(8 * images * height * self.words_per_row)
         self.counts = self._scratch(8 * strips)
         self.run_component = self._scratch(4 * pixels)
         self.parent = self._scratch(index * pixels)
         self.component_class = self._scratch(2 * pixels)
-        self.rank = self._scratch(4 * pixels) if labels else None
-        self.strip_roots = self._scratch(4 * strips) if labels else None
-        self.arrivals = self._scratch(4 * self.images) if labels else None
-        self.area = self._scratch(4 * pixels) if areas else None
-        self.total = self._scratch(index * pixels) if areas else None
-        self.class_total = self._scratch(index * self.images * classes) if classes else None
-        self.classes = classes
-        self.box = self._scratch(4 * 4 * pixels) if boxes else None
+        self.rank = self._scratch(4 * pixels) if needs.labels else None
+        self.strip_roots = self._scratch(4 * strips) if needs.labels else None
+        self.arrivals = self._scratch(4 * images) if needs.labels else None
+        self.area = self._scratch(4 * pixels) if needs.areas else None
+        self.total = self._scratch(index * pixels) if needs.areas else None
+        self.class_total = self._scratch(index * images * needs.classes) if needs.classes else None
+        self.classes = needs.classes
+        self.box = self._scratch(4 * 4 * pixels) if needs.boxes else None
         self.box_stride = pixels
 
     def output(self, name: str, size: int) -> Pointer:
@@ -185,6 +193,7 @@ class _Chunk:
         ignored = options.ignore_index
         if ignored is not None and not low <= ignored <= high:
             ignored = None
+        begin, end = _extent(self.masks)
         diagonal, capacity = int(options.connectivity == 8), self.tuning.capacity
         measures = (self.total, self.class_total, self.classes, self.box, self.box_stride)
 
@@ -193,9 +202,11 @@ class _Chunk:
                 "strips.cu",
                 f"strips_{dtype}",
                 self.images * self.strips,
-                _SUMS_BYTES + 8 * capacity,
+                _SUMS_BYTES + 12 * capacity,
                 Pointer("masks", self.first * self.masks.strides[0]),
                 *self.masks.strides,
+                Pointer("masks", begin),
+                Pointer("masks", end),
                 -1 if options.background is None else options.background,
                 ignored is not None,
                 ignored or 0,
@@ -213,7 +224,7 @@ class _Chunk:
             )
         ]
         if self.strips > 1:
-            blocks = -(-(self.strips - 1) * self.words_per_row // self.tuning.block)
+            blocks = -(-(self.strips - 1) * self.words_per_row * 32 // self.tuning.block)
             inputs = (diagonal, self.words, self.run_component, self.parent, self.component_class)
             launches.append(self._launch("merge.cu", "merge", self.images * blocks, 0, *inputs))
         launches.append(
@@ -240,7 +251,7 @@ class _Chunk:
             "labels.cu",
             "fill_labels",
             self.images * self.strips,
-            4 * self.tuning.capacity,
+            self._fill_bytes(4),
             self.counts,
             self.words,
             self.run_component,
@@ -278,7 +289,7 @@ class _Chunk:
             "weights.cu",
             f"fill_weights_{dtype}",
             self.images * self.strips,
-            size * self.tuning.capacity,
+            self._fill_bytes(size),
             self.counts,
             self.words,
             self.run_component,
@@ -291,6 +302,9 @@ class _Chunk:
             self.tuning.capacity,
             self.output("weights", size * self.pixels),
         )
+
+    def _fill_bytes(self, value_bytes: int) -> int:
+        return 8 * self.tuning.block + value_bytes * self.tuning.capacity
 
     def _launch(self, source: str, kernel: str, grid: int, shared_bytes: int, *arguments: Argument) -> Launch:
         name = f"fastia_{kernel}_{64 if self.wide else 32}"

@@ -42,6 +42,12 @@ using std::min;
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __ffs(unsigned bits) { return __builtin_ffs(static_cast<int>(bits)); }
 inline int __clz(unsigned bits) { return bits ? __builtin_clz(bits) : 32; }
+inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned bits) {
+    return static_cast<unsigned>((uint64_t{high} << 32 | low) << bits % 32 >> 32);
+}
+inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned bits) {
+    return static_cast<unsigned>((uint64_t{high} << 32 | low) >> bits % 32);
+}
 inline long long __double_as_longlong(double value) {
     long long bits;
     std::memcpy(&bits, &value, sizeof bits);

@@ -27,7 +27,8 @@ struct Site {
     int line = 0;
 
     bool operator==(const Site& other) const {
-        return line == other.line && std::strcmp(what, other.what) == 0 && std::strcmp(file, other.file) == 0;
+        const auto same = [](const char* a, const char* b) { return a == b || std::strcmp(a, b) == 0; };
+        return line == other.line && same(what, other.what) && same(file, other.file);
     }
     std::string text() const {
         const char* name = std::strrchr(file, '/');
@@ -155,6 +156,7 @@ inline std::string Launch::run() {
 
     while (error_.empty() && !ready_.empty()) {
         resume(*choose());
+        if (running_->state != State::ended) continue;
         for (auto& block : blocks_) {
             if (block->ended < block_) continue;
             for (auto& thread : block->threads) spare_.push_back(std::move(thread));
