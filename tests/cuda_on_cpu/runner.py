@@ -16,20 +16,8 @@ from fastia.kernels import cuda_plan
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-SOURCES = ROOT / "csrc/cuda"
-FLAGS = (
-    "-std=c++17",
-    "-O2",
-    "-g",
-    "-fPIC",
-    "-shared",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-    "-ffp-contract=off",
-    "-fno-strict-aliasing",
-)
-Array = np.ndarray[Any, Any]
+FLAGS = ("-std=c++17", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-fno-strict-aliasing")
+Array = Any  # a NumPy array
 
 
 class KernelError(RuntimeError):
@@ -37,63 +25,68 @@ class KernelError(RuntimeError):
 
 
 class Kernels:
-    """The kernels of some sources, by default all of csrc/cuda; `changes` replace text in them: (file, old, new)."""
+    """A library of kernels, compiled for the CPU; by default all of csrc/cuda."""
 
-    def __init__(self, *changes: tuple[str, str, str], flags: tuple[str, ...] = ()) -> None:
-        self._launch = ctypes.CDLL(str(build(changes, flags))).cuda_on_cpu_launch
+    def __init__(self, library: Path | None = None) -> None:
+        self._launch = ctypes.CDLL(str(library or build(sources()))).cuda_on_cpu_launch
 
-    def run(self, plan: cuda_plan.Plan, buffers: dict[str, Array | int], seed: int) -> None:
-        """Run a plan on named buffers, arrays or addresses; `scratch` is allocated here, with garbage in it."""
+    def run(self, plan: cuda_plan.Plan, buffers: dict[str, Array], seed: int) -> None:
+        """Run a plan on named arrays in an order that `seed` decides; `scratch` comes from here, with garbage in it."""
         rng = np.random.default_rng((3, seed))
         scratch = np.frombuffer(bytearray(rng.bytes(plan.scratch_bytes + 256)), np.uint8)
-        addresses = {
-            name: buffer if isinstance(buffer, int) else buffer.ctypes.data for name, buffer in buffers.items()
-        }
+        addresses = {name: buffer.ctypes.data for name, buffer in buffers.items()}
         addresses["scratch"] = -(-scratch.ctypes.data // 256) * 256
         for number, launch in enumerate(plan.launches):
-            values = [_argument(argument, addresses) for argument in launch.arguments]
-            pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
-            message = ctypes.create_string_buffer(1000)
-            if not self._launch(
-                launch.kernel.encode(),
-                launch.grid,
-                launch.block,
-                ctypes.c_size_t(launch.shared_bytes),
-                pointers,
-                ctypes.c_uint64(seed * 1000 + number),
-                message,
-                ctypes.c_size_t(len(message)),
-            ):
-                raise KernelError(f"{launch.kernel}: {message.value.decode()}")
+            self.launch(launch, addresses, seed * 1000 + number)
+
+    def launch(self, launch: cuda_plan.Launch, addresses: dict[str, int], seed: int) -> None:
+        values = [_argument(argument, addresses) for argument in launch.arguments]
+        pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+        message = ctypes.create_string_buffer(1000)
+        if not self._launch(
+            launch.kernel.encode(),
+            launch.grid,
+            launch.block,
+            ctypes.c_size_t(launch.shared_bytes),
+            pointers,
+            ctypes.c_uint64(seed),
+            message,
+            ctypes.c_size_t(len(message)),
+        ):
+            raise KernelError(f"{launch.kernel}: {message.value.decode()}")
 
 
-def build(changes: tuple[tuple[str, str, str], ...] = (), flags: tuple[str, ...] = ()) -> Path:
-    """The shared library of the kernels, in build/, named for what went into it."""
-    sources = {path.name: path.read_text() for path in sorted(SOURCES.glob("*.cu*"))}
-    for file, old, new in changes:
-        assert sources[file].count(old) == 1, f"{file} must hold {old!r} once"
-        sources[file] = sources[file].replace(old, new)
-    entry = '#include "launch.h"\n' + "".join(f'#include "{file}"\n' for file in cuda_plan.KERNELS)
-    entry += "".join(f"CUDA_ON_CPU_KERNEL({kernel})\n" for kernels in cuda_plan.KERNELS.values() for kernel in kernels)
+def sources() -> dict[str, str]:
+    """The files of csrc/cuda."""
+    return {path.name: path.read_text() for path in sorted((ROOT / "csrc/cuda").glob("*.cu*"))}
+
+
+def build(
+    files: dict[str, str], kernels: dict[str, list[str]] = cuda_plan.KERNELS, flags: tuple[str, ...] = ("-O2",)
+) -> Path:
+    """The library of the kernels of some sources, in build/, named for all that went into it."""
+    entry = '#include "launch.h"\n' + "".join(f'#include "{file}"\n' for file in kernels)
+    entry += "".join(f"CUDA_ON_CPU_KERNEL({kernel})\n" for names in kernels.values() for kernel in names)
     headers = "".join(path.read_text() for path in sorted(HERE.glob("*.h")))
-    compiler = shlex.split(os.environ.get("CXX", "c++"))
-    command = [*compiler, *FLAGS, *flags]
+    command = [*shlex.split(os.environ.get("CXX", "c++")), *FLAGS, *flags]
 
-    digest = hashlib.sha256(repr((command, sources, entry, headers)).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(repr((command, files, entry, headers)).encode()).hexdigest()[:16]
     folder = ROOT / "build/cuda_on_cpu" / digest
     library = folder / "kernels.so"
     if not library.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        for file, text in (*sources.items(), ("kernels.cpp", entry)):
+        for file, text in {**files, "kernels.cpp": entry}.items():
             (folder / file).write_text(text)
-        unfinished = folder / f"kernels.{os.getpid()}.so"
-        include = [f"-I{folder}", f"-I{HERE}"]
-        subprocess.run([*command, *include, str(folder / "kernels.cpp"), "-o", str(unfinished)], check=True)
+        unfinished = folder / f"{os.getpid()}.so"
+        command += [f"-I{folder}", f"-I{HERE}", str(folder / "kernels.cpp"), "-o", str(unfinished)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            raise RuntimeError(f"{shlex.join(command)}\n{result.stderr[:5000]}")
         unfinished.rename(library)
     return library
 
 
-def _argument(argument: cuda_plan.Pointer | float | None, addresses: dict[str, int]) -> Any:
+def _argument(argument: cuda_plan.Argument, addresses: dict[str, int]) -> Any:
     if isinstance(argument, cuda_plan.Pointer):
         return ctypes.c_void_p(addresses[argument.buffer] + argument.offset)
     if isinstance(argument, float):
