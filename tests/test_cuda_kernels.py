@@ -112,8 +112,8 @@ def test_64_bit_numbers_where_an_image_has_two_to_the_31_pixels():
 PLANTED = {
     "no barrier before runs are united": (
         "strips.cu",
-        "    __syncthreads();\n\n    for (unsigned number = threadIdx.x;",
-        "    for (unsigned number = threadIdx.x;",
+        "    __syncthreads();\n\n    for (WordCursor at = first_word;",
+        "    for (WordCursor at = first_word;",
     ),
     "no barrier before components are numbered": (
         "strips.cu",
@@ -138,9 +138,9 @@ PLANTED = {
     "last pixels of a border left out": ("merge.cu", "if (pixel >= border_pixels)", "if (pixel + 32 >= border_pixels)"),
     "diagonal across the end of a row": ("runs.cuh", " && !(first && x == 0)", ""),
     "ballot by some lanes": (
-        "strips.cu",
-        "__ballot_sync(kAllLanes, !found); missing;",
-        "found ? 0 : __ballot_sync(kAllLanes, true); missing;",
+        "edges.cuh",
+        "const unsigned missing = __ballot_sync(kAllLanes, !found);",
+        "const unsigned missing = found ? 0 : __ballot_sync(kAllLanes, true);",
     ),
     "barrier that one thread does not reach": (
         "flatten.cu",

@@ -17,22 +17,22 @@ __device__ void fill_strip(const Strip& strip, const Division& division, unsigne
     if (fits) {
         for (unsigned run = threadIdx.x; run < runs; run += blockDim.x) values[run] = value_of(component[run]);
     }
+    WordCursor at(strip, threadIdx.x / 32, blockDim.x / 32);
     for (unsigned first = 0; first < strip.words(); first += blockDim.x) {
         if (first + threadIdx.x < strip.words()) staged[threadIdx.x] = words[first + threadIdx.x];
         __syncthreads();
-        const unsigned count = min(blockDim.x, strip.words() - first);
-        for (unsigned i = threadIdx.x / 32; i < count; i += blockDim.x / 32) {
-            const unsigned row = (first + i) / strip.words_per_row, column = (first + i) % strip.words_per_row;
-            const long long x = 32LL * column + threadIdx.x % 32;
+        const unsigned end = min(first + blockDim.x, strip.words());
+        for (; at.number < end; at.advance()) {
+            const long long x = 32LL * at.column + threadIdx.x % 32;
             if (x >= division.width) continue;
-            const Word word = staged[i];
+            const Word word = staged[at.number - first];
             const unsigned run = word.run(threadIdx.x % 32);
             Value value;
             if (fits)
                 value = values[run];
             else
                 value = value_of(component[run]);
-            strip_out[row * division.width + x] = value;
+            strip_out[at.row * division.width + x] = value;
         }
         __syncthreads();
     }

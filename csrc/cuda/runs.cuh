@@ -53,6 +53,32 @@ __device__ inline Strip strip_of_block(const Division& division) {
     return Strip(division, blockIdx.x / division.strips(), blockIdx.x % division.strips());
 }
 
+// Goes through the words of a strip, `step` of them at a time, without a division for each.
+struct WordCursor {
+    unsigned number, row, column;  // the word, its row in the strip, its place in that row
+
+    __device__ WordCursor(const Strip& strip, unsigned first, unsigned step)
+        : number(first),
+          row(first / strip.words_per_row),
+          column(first % strip.words_per_row),
+          words_per_row_(strip.words_per_row),
+          step_(step),
+          row_step_(step / strip.words_per_row),
+          column_step_(step % strip.words_per_row) {}
+    __device__ void advance() {
+        number += step_;
+        row += row_step_;
+        column += column_step_;
+        if (column >= words_per_row_) {
+            column -= words_per_row_;
+            ++row;
+        }
+    }
+
+  private:
+    unsigned words_per_row_, step_, row_step_, column_step_;
+};
+
 // 32 pixels of a row: bit x of `edges` says that a run starts there; `runs_before` counts the strip's runs up to it.
 struct __align__(8) Word {
     unsigned edges, runs_before;

@@ -1,23 +1,8 @@
 // Kernel 1: the components of each strip, by a union-find over its runs in shared memory, or in global memory where
 // a strip has more runs than shared memory has room for.
-#include "runs.cuh"
+#include "edges.cuh"
 
 namespace fastia {
-
-// Ids of a batch of images, in place: strides in bytes.
-template <class Id>
-struct Masks {
-    const char* data;
-    long long image_stride, row_stride, column_stride;
-    const char *begin, *end;  // of the memory that the batch spans
-
-    __device__ const char* at(long long image, long long y, long long x) const {
-        return data + image * image_stride + y * row_stride + x * column_stride;
-    }
-    __device__ Id id(long long image, long long y, long long x) const {
-        return *reinterpret_cast<const Id*>(at(image, y, x));
-    }
-};
 
 // Which ids form components.
 struct Classes {
@@ -54,76 +39,17 @@ struct Measures {
 // Marks the parent of a root as the root's number among the components of the strip.
 constexpr unsigned kNumbered = 0x80000000u;
 
-struct __align__(16) Vector {
-    unsigned word[4];
-};
-
-// Bit x: byte x differs from the byte before it, that of byte 0 being `before`. Reads whole vectors around the 32
-// bytes.
-__device__ inline unsigned edges_of_bytes(const char* bytes, unsigned before) {
-    const unsigned offset = static_cast<unsigned>(reinterpret_cast<unsigned long long>(bytes) % sizeof(Vector));
-    const Vector* vectors = reinterpret_cast<const Vector*>(bytes - offset);
-    unsigned word[12];
-    for (int v = 0; v < 3; ++v) {
-        const Vector vector = vectors[v];
-        for (int i = 0; i < 4; ++i) word[4 * v + i] = vector.word[i];
-    }
-    // Indices known to the compiler keep the words in registers.
-    if (offset & 8)
-        for (int i = 0; i < 10; ++i) word[i] = word[i + 2];
-    if (offset & 4)
-        for (int i = 0; i < 9; ++i) word[i] = word[i + 1];
-    unsigned edges = 0, last = before << 24;
-    for (int i = 0; i < 8; ++i) {
-        const unsigned own = __funnelshift_r(word[i], word[i + 1], offset % 4 * 8);
-        const unsigned changes = own ^ __funnelshift_l(last, own, 8);
-        const unsigned differs =
-            (((changes & 0x7F7F7F7Fu) + 0x7F7F7F7Fu) | changes) & 0x80808080u;  // in bit 7 of bytes
-        edges |= (differs >> 7) * 0x01020408u >> 24 << 4 * i;
-        last = own;
-    }
-    return edges;
-}
-
-// The edges of word `first + threadIdx.x` of a strip; 0 past its end. All lanes of the warp take part.
-template <class Id>
-__device__ unsigned find_edges(const Masks<Id>& masks, const Strip& strip, long long width, unsigned first) {
-    const auto row_of = [&](unsigned word) { return strip.first_row + word / strip.words_per_row; };
-    const auto column_of = [&](unsigned word) { return 32LL * (word % strip.words_per_row); };
-    const unsigned own = first + threadIdx.x, lane = threadIdx.x % 32;
-    unsigned edges = 0;
-    bool found = own >= strip.words();
-    if (sizeof(Id) == 1 && masks.column_stride == 1 && !found) {
-        const long long x = column_of(own);
-        const char* const bytes = masks.at(strip.image, row_of(own), x);
-        if (bytes - 15 >= masks.begin && bytes + 48 <= masks.end) {
-            found = true;
-            const unsigned before = static_cast<unsigned char>(x ? bytes[-1] : ~bytes[0]);
-            edges = edges_of_bytes(bytes, before);
-            if (width - x < 32) edges &= (1u << (width - x)) - 1;
-        }
-    }
-    // The other words of the warp one by one, a lane for each pixel.
-    for (unsigned missing = __ballot_sync(kAllLanes, !found); missing; missing &= missing - 1) {
-        const unsigned owner = __ffs(missing) - 1, word = own - lane + owner;
-        const long long y = row_of(word), x = column_of(word) + lane;
-        const bool edge = x < width && (x == 0 || masks.id(strip.image, y, x) != masks.id(strip.image, y, x - 1));
-        const unsigned all = __ballot_sync(kAllLanes, edge);
-        if (lane == owner) edges = all;
-    }
-    return edges;
-}
-
 // Fills in the words of a strip and returns its number of runs.
 template <class Id>
 __device__ unsigned find_runs(const Masks<Id>& masks, const Strip& strip, long long width, Word* words,
                               Span<unsigned> sums) {
     unsigned runs = 0;
-    for (unsigned first = 0; first < strip.words(); first += blockDim.x) {
-        const unsigned edges = find_edges(masks, strip, width, first);
+    WordCursor word(strip, threadIdx.x, blockDim.x);
+    for (unsigned first = 0; first < strip.words(); first += blockDim.x, word.advance()) {
+        const unsigned edges = find_edges(masks, strip, width, word);
         unsigned all;
         const unsigned before = sum_before(__popc(edges), sums, &all);
-        if (first + threadIdx.x < strip.words()) words[first + threadIdx.x] = {edges, runs + before};
+        if (word.number < strip.words()) words[word.number] = {edges, runs + before};
         runs += all;
     }
     __syncthreads();
@@ -134,12 +60,12 @@ __device__ unsigned find_runs(const Masks<Id>& masks, const Strip& strip, long l
 template <class Index>
 __device__ void extend_boxes(const Strip& strip, const Division& division, const Word* words, Span<unsigned> component,
                              const Measures<Index>& measures) {
-    for (unsigned first = 0; first < strip.words(); first += blockDim.x) {
-        const unsigned number = first + threadIdx.x;
-        const bool present = number < strip.words();
-        const Word word = present ? words[number] : Word{0, 0};
-        const unsigned x = number % strip.words_per_row * 32;
-        const unsigned y = static_cast<unsigned>(strip.first_row) + number / strip.words_per_row;
+    WordCursor at(strip, threadIdx.x, blockDim.x);
+    for (unsigned first = 0; first < strip.words(); first += blockDim.x, at.advance()) {
+        const bool present = at.number < strip.words();
+        const Word word = present ? words[at.number] : Word{0, 0};
+        const unsigned x = at.column * 32;
+        const unsigned y = static_cast<unsigned>(strip.first_row) + at.row;
         const unsigned width = present ? static_cast<unsigned>(min(32LL, division.width - x)) : 0;
         for (unsigned begin = 0; __any_sync(kAllLanes, begin < width);) {
             unsigned key = kIgnored, end = begin;
@@ -169,7 +95,6 @@ __device__ void label_strip(const Masks<Id>& masks, const Classes& classes, bool
                             Index* component_parent, unsigned short* component_class, unsigned* arrivals,
                             const Measures<Index>& measures) {
     const Strip strip = strip_of_block(division);
-    const unsigned words_per_row = strip.words_per_row;
     Word* const words = image_words + strip.first_word;
     const Span<unsigned> sums = shared_span<unsigned>(0, 32);
     const unsigned runs = find_runs(masks, strip, division.width, words, sums);
@@ -185,9 +110,10 @@ __device__ void label_strip(const Masks<Id>& masks, const Classes& classes, bool
     const Span<unsigned> class_of = room(1, component_parent + strip.slot);
     const Span<unsigned> area = room(2, measures.area + (measures.area ? strip.slot : 0));
 
-    for (unsigned number = threadIdx.x; number < strip.words(); number += blockDim.x) {
-        const long long y = strip.first_row + number / words_per_row, x = 32LL * (number % words_per_row);
-        const Word word = words[number];
+    const WordCursor first_word(strip, threadIdx.x, blockDim.x);
+    for (WordCursor at = first_word; at.number < strip.words(); at.advance()) {
+        const long long y = strip.first_row + at.row, x = 32LL * at.column;
+        const Word word = words[at.number];
         unsigned run = word.runs_before;
         for (unsigned starts = word.edges; starts; ++run) {
             const unsigned begin = __ffs(starts) - 1;
@@ -200,20 +126,20 @@ __device__ void label_strip(const Masks<Id>& masks, const Classes& classes, bool
     }
     __syncthreads();
 
-    for (unsigned number = threadIdx.x; number < strip.words(); number += blockDim.x) {
-        const unsigned column = number % words_per_row;
-        const Word lower = words[number];
+    for (WordCursor at = first_word; at.number < strip.words(); at.advance()) {
+        const Word lower = words[at.number];
         if (measures.area && !(lower.edges & 1)) {  // the run before goes on
-            const unsigned width = static_cast<unsigned>(min(32LL, division.width - 32LL * column));
+            const unsigned width = static_cast<unsigned>(min(32LL, division.width - 32LL * at.column));
             atomicAdd(&area[lower.runs_before - 1], lower.edges ? __ffs(lower.edges) - 1 : width);
         }
-        if (number < words_per_row) continue;
-        const Word upper = words[number - words_per_row];
+        if (at.row == 0) continue;
+        const Word upper = words[at.number - strip.words_per_row];
         for (unsigned starts = upper.edges | lower.edges; starts; starts &= starts - 1) {
-            visit_contacts(upper, lower, __ffs(starts) - 1, column == 0, diagonal, [&](unsigned above, unsigned below) {
-                const unsigned own = class_of[below];
-                if (is_component(own) && class_of[above] == own) unite(parent, above, below);
-            });
+            visit_contacts(upper, lower, __ffs(starts) - 1, at.column == 0, diagonal,
+                           [&](unsigned above, unsigned below) {
+                               const unsigned own = class_of[below];
+                               if (is_component(own) && class_of[above] == own) unite(parent, above, below);
+                           });
         }
     }
     __syncthreads();
