@@ -112,13 +112,13 @@ def test_64_bit_numbers_where_an_image_has_two_to_the_31_pixels():
 PLANTED = {
     "no barrier before runs are united": (
         "strips.cu",
-        "    __syncthreads();\n\n    for (WordCursor at = first_word;",
-        "    for (WordCursor at = first_word;",
+        "    __syncthreads();\n}\n\n// Unites",
+        "}\n\n// Unites",
     ),
     "no barrier before components are numbered": (
         "strips.cu",
-        "    __syncthreads();\n\n    unsigned components = 0;",
-        "    unsigned components = 0;",
+        "    __syncthreads();\n}\n\n// Numbers",
+        "}\n\n// Numbers",
     ),
     "no barrier before sums are written again": (
         "runs.cuh",
@@ -127,8 +127,8 @@ PLANTED = {
     ),
     "areas added up without an atomic": (
         "strips.cu",
-        "if (peers.first() && pixels) atomicAdd(&area[root], pixels);",
-        "if (peers.first() && pixels) area[root] += pixels;",
+        "atomicAdd(&runs.area[root], pixels);",
+        "runs.area[root] += pixels;",
     ),
     "parents changed without an atomic": (
         "runs.cuh",

@@ -25,12 +25,19 @@ struct Classes {
     }
 };
 
-// What a component needs besides its labels; nullptr where the operation does not.
+// What is found out of runs and components; nullptr where an operation does not need it. The components of strips lie
+// in the slots of their strips, [images, pixels].
 template <class Index>
-struct Measures {
-    unsigned* area;        // [images, pixels] of the strip's components
-    Index* total;          // [images, pixels] of the image's components, at their roots
-    Index* class_total;    // [images, classes]
+struct Results {
+    Word* words;              // [images, rows, words]
+    StripCounts* counts;      // [images, strips]
+    unsigned* run_component;  // [images, pixels] component of each run of a strip
+    Index* component_parent;  // in the image; here the component itself
+    unsigned short* component_class;
+    unsigned* arrivals;    // [images] 0, for flatten to count with
+    unsigned* area;        // pixels in the strip
+    Index* total;          // the same, for flatten to add up
+    Index* class_total;    // [images, classes] 0 for every class that there is
     long long classes;     // 1: all classes together
     unsigned* box;         // [4, images, pixels] y0, x0, y1, x1
     long long box_stride;  // images * pixels
@@ -59,7 +66,7 @@ __device__ unsigned find_runs(const Masks<Id>& masks, const Strip& strip, long l
 // Extends the boxes of the strip's components, word by word.
 template <class Index>
 __device__ void extend_boxes(const Strip& strip, const Division& division, const Word* words, Span<unsigned> component,
-                             const Measures<Index>& measures) {
+                             const Results<Index>& results) {
     WordCursor at(strip, threadIdx.x, blockDim.x);
     for (unsigned first = 0; first < strip.words(); first += blockDim.x, at.advance()) {
         const bool present = at.number < strip.words();
@@ -78,137 +85,172 @@ __device__ void extend_boxes(const Strip& strip, const Division& division, const
             const unsigned y0 = peers.smallest(y), y1 = peers.largest(y) + 1;
             const unsigned x0 = peers.smallest(x + begin), x1 = peers.largest(x + end);
             if (peers.first() && is_component(key)) {
-                unsigned* const box = measures.box + strip.slot + key;
+                unsigned* const box = results.box + strip.slot + key;
                 atomicMin(box, y0);
-                atomicMin(box + measures.box_stride, x0);
-                atomicMax(box + 2 * measures.box_stride, y1);
-                atomicMax(box + 3 * measures.box_stride, x1);
+                atomicMin(box + results.box_stride, x0);
+                atomicMax(box + 2 * results.box_stride, y1);
+                atomicMax(box + 3 * results.box_stride, x1);
             }
             begin = end;
         }
     }
 }
 
-template <class Id, class Index>
-__device__ void label_strip(const Masks<Id>& masks, const Classes& classes, bool diagonal, const Division& division,
-                            unsigned capacity, Word* image_words, StripCounts* counts, unsigned* run_component,
-                            Index* component_parent, unsigned short* component_class, unsigned* arrivals,
-                            const Measures<Index>& measures) {
-    const Strip strip = strip_of_block(division);
-    Word* const words = image_words + strip.first_word;
-    const Span<unsigned> sums = shared_span<unsigned>(0, 32);
-    const unsigned runs = find_runs(masks, strip, division.width, words, sums);
+// For each run of a strip its parent, its class, and its pixels, to which those of others will be added at a root.
+struct Runs {
+    unsigned count;
+    Span<unsigned> parent, class_of, area;
+};
 
-    // For each run its parent, its class, and its pixels, to which those of the others will be added at a root.
-    // Without room in shared memory they lie where the results for runs and components will.
-    const bool fits = runs <= capacity;
-    const auto room = [&](unsigned part, void* otherwise) {
-        return fits ? shared_span<unsigned>(kSumsBytes + part * capacity * sizeof(unsigned), capacity)
-                    : Span<unsigned>(static_cast<unsigned*>(otherwise), strip.pixels(division));
-    };
-    const Span<unsigned> parent = room(0, run_component + strip.slot);
-    const Span<unsigned> class_of = room(1, component_parent + strip.slot);
-    const Span<unsigned> area = room(2, measures.area + (measures.area ? strip.slot : 0));
-
-    const WordCursor first_word(strip, threadIdx.x, blockDim.x);
-    for (WordCursor at = first_word; at.number < strip.words(); at.advance()) {
+// Every run on its own, with its pixels in the word where it starts.
+template <class Id>
+__device__ __forceinline__ void start_runs(const Runs& runs, const Masks<Id>& masks, const Classes& classes,
+                                           const Strip& strip, long long width, const Word* words, bool measured) {
+    for (WordCursor at(strip, threadIdx.x, blockDim.x); at.number < strip.words(); at.advance()) {
         const long long y = strip.first_row + at.row, x = 32LL * at.column;
         const Word word = words[at.number];
         unsigned run = word.runs_before;
         for (unsigned starts = word.edges; starts; ++run) {
             const unsigned begin = __ffs(starts) - 1;
             starts &= starts - 1;
-            const unsigned end = starts ? __ffs(starts) - 1 : static_cast<unsigned>(min(32LL, division.width - x));
-            parent[run] = run;
-            class_of[run] = classes.of(static_cast<long long>(masks.id(strip.image, y, x + begin)));
-            if (measures.area) area[run] = end - begin;
+            const unsigned end = starts ? __ffs(starts) - 1 : static_cast<unsigned>(min(32LL, width - x));
+            runs.parent[run] = run;
+            runs.class_of[run] = classes.of(static_cast<long long>(masks.id(strip.image, y, x + begin)));
+            if (measured) runs.area[run] = end - begin;
         }
     }
     __syncthreads();
+}
 
-    for (WordCursor at = first_word; at.number < strip.words(); at.advance()) {
+// Unites runs of one class that touch, and adds the pixels of runs in words where they only go on.
+__device__ __forceinline__ void unite_runs(const Runs& runs, const Strip& strip, long long width, bool diagonal,
+                                           const Word* words, bool measured) {
+    for (WordCursor at(strip, threadIdx.x, blockDim.x); at.number < strip.words(); at.advance()) {
         const Word lower = words[at.number];
-        if (measures.area && !(lower.edges & 1)) {  // the run before goes on
-            const unsigned width = static_cast<unsigned>(min(32LL, division.width - 32LL * at.column));
-            atomicAdd(&area[lower.runs_before - 1], lower.edges ? __ffs(lower.edges) - 1 : width);
+        if (measured && !(lower.edges & 1)) {
+            const unsigned end = static_cast<unsigned>(min(32LL, width - 32LL * at.column));
+            atomicAdd(&runs.area[lower.runs_before - 1], lower.edges ? __ffs(lower.edges) - 1 : end);
         }
         if (at.row == 0) continue;
         const Word upper = words[at.number - strip.words_per_row];
         for (unsigned starts = upper.edges | lower.edges; starts; starts &= starts - 1) {
             visit_contacts(upper, lower, __ffs(starts) - 1, at.column == 0, diagonal,
                            [&](unsigned above, unsigned below) {
-                               const unsigned own = class_of[below];
-                               if (is_component(own) && class_of[above] == own) unite(parent, above, below);
+                               const unsigned own = runs.class_of[below];
+                               if (is_component(own) && runs.class_of[above] == own) unite(runs.parent, above, below);
                            });
         }
     }
     __syncthreads();
+}
 
-    for (unsigned first = 0; first < runs; first += blockDim.x) {
+// Makes every parent a root, and adds up pixels there.
+__device__ __forceinline__ void find_roots(const Runs& runs, bool measured) {
+    for (unsigned first = 0; first < runs.count; first += blockDim.x) {
         const unsigned run = first + threadIdx.x;
         unsigned root = ~0u;
-        if (run < runs) {
-            root = find(parent, run);
-            parent.store(run, root);
+        if (run < runs.count) {
+            root = find(runs.parent, run);
+            runs.parent.store(run, root);
         }
-        if (measures.area) {
+        if (measured) {
             // Many runs of a large component would have as many atomics wait for each other.
             const Peers<unsigned> peers(root);
-            const unsigned pixels = peers.sum(run < runs && root != run ? area[run] : 0);
-            if (peers.first() && pixels) atomicAdd(&area[root], pixels);
+            const unsigned pixels = peers.sum(run < runs.count && root != run ? runs.area[run] : 0);
+            if (peers.first() && pixels) atomicAdd(&runs.area[root], pixels);
         }
     }
     __syncthreads();
+}
 
+// Numbers the components of a strip in the order of their roots, puts down what is known of them, and gives every run
+// the number of its component. Returns how many there are.
+template <class Index>
+__device__ __forceinline__ unsigned number_components(const Runs& runs, const Strip& strip, Span<unsigned> sums,
+                                                      const Results<Index>& results) {
     unsigned components = 0;
-    for (unsigned first = 0; first < runs; first += blockDim.x) {
+    for (unsigned first = 0; first < runs.count; first += blockDim.x) {
         const unsigned run = first + threadIdx.x;
-        const unsigned own = run < runs ? class_of[run] : kIgnored;
-        const bool root = is_component(own) && parent[run] == run;
-        const unsigned pixels = root && measures.area ? area[run] : 0;
+        const unsigned own = run < runs.count ? runs.class_of[run] : kIgnored;
+        const bool root = is_component(own) && runs.parent[run] == run;
+        const unsigned pixels = root && results.area ? runs.area[run] : 0;
         unsigned all;
         const unsigned number = components + sum_before(root, sums, &all);
         if (root) {
             const long long slot = strip.slot + number;
-            component_class[slot] = static_cast<unsigned short>(own);
-            parent[run] = kNumbered | number;
-            if (measures.area) {
-                measures.area[slot] = pixels;  // no root that comes later lies there
-                measures.total[slot] = pixels;
+            results.component_class[slot] = static_cast<unsigned short>(own);
+            runs.parent[run] = kNumbered | number;
+            if (results.area) {
+                results.area[slot] = pixels;  // overwrites no area that is still to be read: number <= run
+                results.total[slot] = pixels;
             }
-            if (measures.class_total)
-                measures.class_total[strip.image * measures.classes + (measures.classes > 1 ? own : 0)] = 0;
-            if (measures.box) {
-                unsigned* const box = measures.box + slot;
-                box[0] = box[measures.box_stride] = ~0u;
-                box[2 * measures.box_stride] = box[3 * measures.box_stride] = 0;
+            if (results.class_total)
+                results.class_total[strip.image * results.classes + (results.classes > 1 ? own : 0)] = 0;
+            if (results.box) {
+                unsigned* const box = results.box + slot;
+                box[0] = box[results.box_stride] = ~0u;
+                box[2 * results.box_stride] = box[3 * results.box_stride] = 0;
             }
-        } else if (run < runs && !is_component(own)) {
-            parent[run] = own;
+        } else if (run < runs.count && !is_component(own)) {
+            runs.parent[run] = own;
         }
         components += all;
     }
     __syncthreads();
 
     // Whether the parent of a root still is its number with the mark, or already without: what is left is the number.
-    for (unsigned run = threadIdx.x; run < runs; run += blockDim.x) {
-        unsigned component = parent.load(run);
+    for (unsigned run = threadIdx.x; run < runs.count; run += blockDim.x) {
+        unsigned component = runs.parent.load(run);
         if (is_component(component)) {
-            if (!(component & kNumbered)) component = parent.load(component);
+            if (!(component & kNumbered)) component = runs.parent.load(component);
             component &= ~kNumbered;
         }
-        parent.store(run, component);
-        if (fits) run_component[strip.slot + run] = component;
+        runs.parent.store(run, component);
+        results.run_component[strip.slot + run] = component;
     }
+    return components;
+}
+
+// Compiled twice, so that the compiler knows shared memory from global memory.
+template <class Id, class Index>
+__device__ __forceinline__ void label_runs(const Runs& runs, const Masks<Id>& masks, const Classes& classes,
+                                           bool diagonal, const Division& division, const Strip& strip,
+                                           Span<unsigned> sums, const Results<Index>& results) {
+    const Word* const words = results.words + strip.first_word;
+    start_runs(runs, masks, classes, strip, division.width, words, results.area);
+    unite_runs(runs, strip, division.width, diagonal, words, results.area);
+    find_roots(runs, results.area);
+    const unsigned components = number_components(runs, strip, sums, results);
     for (unsigned component = threadIdx.x; component < components; component += blockDim.x)
-        component_parent[strip.slot + component] = static_cast<Index>(strip.component_base + component);
+        results.component_parent[strip.slot + component] = static_cast<Index>(strip.component_base + component);
     if (threadIdx.x == 0) {
-        counts[blockIdx.x] = {runs, components};
-        if (arrivals && strip.number == 0) arrivals[strip.image] = 0;
+        results.counts[blockIdx.x] = {runs.count, components};
+        if (results.arrivals && strip.number == 0) results.arrivals[strip.image] = 0;
     }
-    if (measures.box) {
+    if (results.box) {
         __syncthreads();
-        extend_boxes(strip, division, words, parent, measures);
+        extend_boxes(strip, division, words, runs.parent, results);
+    }
+}
+
+template <class Id, class Index>
+__device__ void label_strip(const Masks<Id>& masks, const Classes& classes, bool diagonal, const Division& division,
+                            unsigned capacity, const Results<Index>& results) {
+    const Strip strip = strip_of_block(division);
+    const Span<unsigned> sums = shared_span<unsigned>(0, 32);
+    const unsigned runs = find_runs(masks, strip, division.width, results.words + strip.first_word, sums);
+    if (runs <= capacity) {
+        const auto room = [=](unsigned part) {
+            return shared_span<unsigned>(kSumsBytes + part * capacity * sizeof(unsigned), capacity);
+        };
+        label_runs({runs, room(0), room(1), room(2)}, masks, classes, diagonal, division, strip, sums, results);
+    } else {  // in the place of results that are not known until these have been read
+        const auto room = [&](void* slots) {
+            return Span<unsigned>(static_cast<unsigned*>(slots), strip.pixels(division));
+        };
+        label_runs({runs, room(results.run_component + strip.slot), room(results.component_parent + strip.slot),
+                    room(results.area ? results.area + strip.slot : nullptr)},
+                   masks, classes, diagonal, division, strip, sums, results);
     }
 }
 
@@ -224,9 +266,9 @@ __device__ void label_strip(const Masks<Id>& masks, const Classes& classes, bool
         Index* class_total, long long classes, unsigned* box, long long box_stride) {                               \
         fastia::label_strip<Id, Index>({data, image_stride, row_stride, column_stride, data_begin, data_end},       \
                                        {background, has_ignored != 0, ignored, error}, diagonal != 0,               \
-                                       {height, width, rows}, static_cast<unsigned>(capacity), words, counts,       \
-                                       run_component, component_parent, component_class, arrivals,                  \
-                                       {area, total, class_total, classes, box, box_stride});                       \
+                                       {height, width, rows}, static_cast<unsigned>(capacity),                      \
+                                       {words, counts, run_component, component_parent, component_class, arrivals,  \
+                                        area, total, class_total, classes, box, box_stride});                       \
     }
 #define FASTIA_STRIPS_OF(name, Id)         \
     FASTIA_STRIPS(name##_32, Id, unsigned) \
