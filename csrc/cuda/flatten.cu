@@ -1,4 +1,4 @@
-// Kernel 3: gives every component of a strip its root in the image, and the roots what belongs to them: pixels, boxes,
+// Kernel 3: gives every component of a strip its root in the image, and the roots what belongs to them: pixels,
 // class totals, their rank among the roots in raster order.
 #include "runs.cuh"
 
@@ -24,8 +24,7 @@ __device__ inline unsigned sum_strips(Span<unsigned> strip_roots, unsigned strip
 template <class Index>
 __device__ void flatten(const Division& division, const StripCounts* counts, Index* component_parent,
                         const unsigned short* component_class, const unsigned* area, Index* total, Index* class_total,
-                        long long classes, unsigned* box, long long box_stride, unsigned* rank, unsigned* strip_roots,
-                        unsigned* arrivals, int* count) {
+                        long long classes, unsigned* rank, unsigned* strip_roots, unsigned* arrivals, int* count) {
     const Strip strip = strip_of_block(division);
     const unsigned components = counts[blockIdx.x].components;
     const Span<unsigned> sums = shared_span<unsigned>(0, 32);
@@ -60,16 +59,8 @@ __device__ void flatten(const Division& division, const StripCounts* counts, Ind
             }
             // A large component has many parts in a strip, and would have as many atomics wait for each other.
             const Peers<Index> peers(root);
-            const bool adds = present && root != own;
-            const unsigned sum = peers.sum(adds ? pixels : 0);
+            const unsigned sum = peers.sum(present && root != own ? pixels : 0);
             if (peers.first() && sum) atomicAdd(&total[image_slot + root], static_cast<Index>(sum));
-            if (box && adds) {
-                unsigned *of_root = box + image_slot + root, *of_part = box + slot;
-                atomicMin(of_root, of_part[0]);
-                atomicMin(of_root + box_stride, of_part[box_stride]);
-                atomicMax(of_root + 2 * box_stride, of_part[2 * box_stride]);
-                atomicMax(of_root + 3 * box_stride, of_part[3 * box_stride]);
-            }
         }
         if (rank) {
             const bool is_root = present && root == own;
@@ -111,10 +102,9 @@ __device__ void flatten(const Division& division, const StripCounts* counts, Ind
     extern "C" __global__ void fastia_flatten_##name(                                                                  \
         long long height, long long width, long long rows, const fastia::StripCounts* counts, Index* component_parent, \
         const unsigned short* component_class, const unsigned* area, Index* total, Index* class_total,                 \
-        long long classes, unsigned* box, long long box_stride, unsigned* rank, unsigned* strip_roots,                 \
-        unsigned* arrivals, int* count) {                                                                              \
+        long long classes, unsigned* rank, unsigned* strip_roots, unsigned* arrivals, int* count) {                    \
         fastia::flatten<Index>({height, width, rows}, counts, component_parent, component_class, area, total,          \
-                               class_total, classes, box, box_stride, rank, strip_roots, arrivals, count);             \
+                               class_total, classes, rank, strip_roots, arrivals, count);                              \
     }
 
 FASTIA_FLATTEN(32, unsigned)

@@ -34,13 +34,11 @@ struct Results {
     unsigned* run_component;  // [images, pixels] component of each run of a strip
     Index* component_parent;  // in the image; here the component itself
     unsigned short* component_class;
-    unsigned* arrivals;    // [images] 0, for flatten to count with
-    unsigned* area;        // pixels in the strip
-    Index* total;          // the same, for flatten to add up
-    Index* class_total;    // [images, classes] 0 for every class that there is
-    long long classes;     // 1: all classes together
-    unsigned* box;         // [4, images, pixels] y0, x0, y1, x1
-    long long box_stride;  // images * pixels
+    unsigned* arrivals;  // [images] 0, for flatten to count with
+    unsigned* area;      // pixels in the strip
+    Index* total;        // the same, for flatten to add up
+    Index* class_total;  // [images, classes] 0 for every class that there is
+    long long classes;   // 1: all classes together
 };
 
 // Marks the parent of a root as the root's number among the components of the strip.
@@ -61,39 +59,6 @@ __device__ unsigned find_runs(const Masks<Id>& masks, const Strip& strip, long l
     }
     __syncthreads();
     return runs;
-}
-
-// Extends the boxes of the strip's components, word by word.
-template <class Index>
-__device__ void extend_boxes(const Strip& strip, const Division& division, const Word* words, Span<unsigned> component,
-                             const Results<Index>& results) {
-    WordCursor at(strip, threadIdx.x, blockDim.x);
-    for (unsigned first = 0; first < strip.words(); first += blockDim.x, at.advance()) {
-        const bool present = at.number < strip.words();
-        const Word word = present ? words[at.number] : Word{0, 0};
-        const unsigned x = at.column * 32;
-        const unsigned y = static_cast<unsigned>(strip.first_row) + at.row;
-        const unsigned width = present ? static_cast<unsigned>(min(32LL, division.width - x)) : 0;
-        for (unsigned begin = 0; __any_sync(kAllLanes, begin < width);) {
-            unsigned key = kIgnored, end = begin;
-            if (begin < width) {
-                const unsigned later = begin < 31 ? word.edges >> (begin + 1) : 0;
-                end = later ? begin + __ffs(later) : width;
-                key = component[word.run(begin)];
-            }
-            const Peers<unsigned> peers(key);
-            const unsigned y0 = peers.smallest(y), y1 = peers.largest(y) + 1;
-            const unsigned x0 = peers.smallest(x + begin), x1 = peers.largest(x + end);
-            if (peers.first() && is_component(key)) {
-                unsigned* const box = results.box + strip.slot + key;
-                atomicMin(box, y0);
-                atomicMin(box + results.box_stride, x0);
-                atomicMax(box + 2 * results.box_stride, y1);
-                atomicMax(box + 3 * results.box_stride, x1);
-            }
-            begin = end;
-        }
-    }
 }
 
 // For each run of a strip its parent, its class, and its pixels, to which those of others will be added at a root.
@@ -186,11 +151,6 @@ __device__ __forceinline__ unsigned number_components(const Runs& runs, const St
             }
             if (results.class_total)
                 results.class_total[strip.image * results.classes + (results.classes > 1 ? own : 0)] = 0;
-            if (results.box) {
-                unsigned* const box = results.box + slot;
-                box[0] = box[results.box_stride] = ~0u;
-                box[2 * results.box_stride] = box[3 * results.box_stride] = 0;
-            }
         } else if (run < runs.count && !is_component(own)) {
             runs.parent[run] = own;
         }
@@ -227,10 +187,6 @@ __device__ __forceinline__ void label_runs(const Runs& runs, const Masks<Id>& ma
         results.counts[blockIdx.x] = {runs.count, components};
         if (results.arrivals && strip.number == 0) results.arrivals[strip.image] = 0;
     }
-    if (results.box) {
-        __syncthreads();
-        extend_boxes(strip, division, words, runs.parent, results);
-    }
 }
 
 template <class Id, class Index>
@@ -257,18 +213,18 @@ __device__ void label_strip(const Masks<Id>& masks, const Classes& classes, bool
 }  // namespace fastia
 
 #define FASTIA_STRIPS(name, Id, Index)                                                                              \
-    extern "C" __global__ void fastia_strips_##name(                                                                \
+    extern "C" __global__ void __launch_bounds__(256, 5) fastia_strips_##name(                                      \
         long long height, long long width, long long rows, const char* data, long long image_stride,                \
         long long row_stride, long long column_stride, const char* data_begin, const char* data_end,                \
         long long background, long long has_ignored, long long ignored, long long* error, long long diagonal,       \
         long long capacity, fastia::Word* words, fastia::StripCounts* counts, unsigned* run_component,              \
         Index* component_parent, unsigned short* component_class, unsigned* arrivals, unsigned* area, Index* total, \
-        Index* class_total, long long classes, unsigned* box, long long box_stride) {                               \
+        Index* class_total, long long classes) {                                                                    \
         fastia::label_strip<Id, Index>({data, image_stride, row_stride, column_stride, data_begin, data_end},       \
                                        {background, has_ignored != 0, ignored, error}, diagonal != 0,               \
                                        {height, width, rows}, static_cast<unsigned>(capacity),                      \
                                        {words, counts, run_component, component_parent, component_class, arrivals,  \
-                                        area, total, class_total, classes, box, box_stride});                       \
+                                        area, total, class_total, classes});                                        \
     }
 #define FASTIA_STRIPS_OF(name, Id)         \
     FASTIA_STRIPS(name##_32, Id, unsigned) \

@@ -24,7 +24,7 @@ KERNELS = {
         "strips.cu": [f"strips_{dtype}" for dtype in dict.fromkeys(MASK_DTYPES.values())],
         "merge.cu": ["merge"],
         "flatten.cu": ["flatten"],
-        "labels.cu": ["fill_labels", "fill_tables"],
+        "labels.cu": ["fill_labels", "fill_tables", "fill_boxes"],
         "weights.cu": [f"fill_weights_{dtype}" for dtype in WEIGHT_BYTES],
     }.items()
 }
@@ -78,7 +78,7 @@ class Tuning(NamedTuple):
 
     block: int = 256  # threads, a multiple of 32
     strips: int = 528  # wanted in a batch: 4 on each of 132 multiprocessors
-    strip_words: tuple[int, int] = (256, 512)  # fewest and most words of 32 pixels in a strip, but for whole rows
+    strip_words: tuple[int, int] = (256, 1024)  # fewest and most words of 32 pixels in a strip, but for whole rows
     capacity: int = 2720  # runs of a strip that shared memory has room for: 6 blocks to a multiprocessor
     scratch_bytes: int = 2**29  # for the images that share one set of launches; one image may need more
     wide: bool = False  # 64-bit numbers of components for small images too
@@ -107,13 +107,13 @@ def components(masks: Maps, options: Options, max_components: int, tuning: Tunin
 
     def launches(chunk: _Chunk) -> list[Launch]:
         count = chunk.output("count", 4)
-        tables = [chunk.fill_tables(max_components, count)] if max_components else []
+        tables = [chunk.fill_tables(max_components, count), chunk.fill_boxes(max_components)] if max_components else []
         return [*chunk.find_components(options, count), chunk.fill_labels(), *tables]
 
     if masks.shape[0] and 0 in masks.shape[1:]:
         arguments = (Pointer("count"), max_components, Pointer("class_id"), Pointer("area"), Pointer("bbox"))
         return Plan(0, [Launch("labels.cu", "fastia_empty_tables", masks.shape[0], tuning.block, 0, arguments)])
-    return _plan(masks, _Needs(labels=True, areas=True, boxes=True), tuning, launches)
+    return _plan(masks, _Needs(labels=True, areas=True), tuning, launches)
 
 
 def weights(masks: Maps, options: Options, tau: float, normalizer: str, dtype: str, tuning: Tuning = _TUNING) -> Plan:
@@ -129,7 +129,6 @@ class _Needs(NamedTuple):
     labels: bool = False
     areas: bool = False
     classes: int = 0  # whose pixels are added up: all together for 1
-    boxes: bool = False
 
 
 def _plan(masks: Maps, needs: _Needs, tuning: Tuning, launches_of: Callable[[_Chunk], list[Launch]]) -> Plan:
@@ -179,8 +178,6 @@ class _Chunk:
         self.total = self._scratch(index * pixels) if needs.areas else None
         self.class_total = self._scratch(index * images * needs.classes) if needs.classes else None
         self.classes = needs.classes
-        self.box = self._scratch(4 * 4 * pixels) if needs.boxes else None
-        self.box_stride = pixels
 
     def output(self, name: str, size: int) -> Pointer:
         """The part of an output that belongs to these images, of `size` bytes each."""
@@ -195,7 +192,7 @@ class _Chunk:
             ignored = None
         begin, end = _extent(self.masks)
         diagonal, capacity = int(options.connectivity == 8), self.tuning.capacity
-        measures = (self.total, self.class_total, self.classes, self.box, self.box_stride)
+        measures = (self.total, self.class_total, self.classes)
 
         launches = [
             self._launch(
@@ -272,14 +269,27 @@ class _Chunk:
             self.parent,
             self.component_class,
             self.total,
-            self.box,
-            self.box_stride,
             self.rank,
             self.strip_roots,
             count,
             max_components,
             self.output("class_id", 4 * max_components),
             self.output("area", 8 * max_components),
+            self.output("bbox", 16 * max_components),
+        )
+
+    def fill_boxes(self, max_components: int) -> Launch:
+        return self._launch(
+            "labels.cu",
+            "fill_boxes",
+            self.images * self.strips,
+            0,
+            self.words,
+            self.run_component,
+            self.parent,
+            self.rank,
+            self.strip_roots,
+            max_components,
             self.output("bbox", 16 * max_components),
         )
 
