@@ -68,15 +68,17 @@ __device__ unsigned find_edges(const Masks<Id>& masks, const Strip& strip, long 
     }
 
     // The other words one after the other, a lane for each pixel; some at a time, to have more loads under way.
-    constexpr unsigned kAtATime = 4;
+    constexpr unsigned kAtATime = 3;
     const unsigned missing = __ballot_sync(kAllLanes, !found);
     unsigned row = __shfl_sync(kAllLanes, own.row, 0), column = __shfl_sync(kAllLanes, own.column, 0);
-    for (unsigned first = 0; missing >> first; first += kAtATime) {
+    for (unsigned first = 0; first < 32 && missing >> first; first += kAtATime) {
         bool edge[kAtATime];
+#pragma unroll
         for (unsigned i = 0; i < kAtATime; ++i) {
-            const long long x = 32LL * column + lane, inside = min(x, width - 1);
-            const long long y = strip.first_row + min(row, strip.rows - 1);
-            const Id id = masks.id(strip.image, y, inside), before = masks.id(strip.image, y, max(inside - 1, 0LL));
+            const unsigned x = 32 * column + lane, inside = min(x, static_cast<unsigned>(width) - 1);
+            const char* const at = masks.at(strip.image, strip.first_row + min(row, strip.rows - 1), inside);
+            const Id id = *reinterpret_cast<const Id*>(at);
+            const Id before = *reinterpret_cast<const Id*>(at - (inside > 0 ? masks.column_stride : 0));
             edge[i] = x == 0 || (x < width && id != before);
             if (++column == strip.words_per_row) column = 0, ++row;
         }
@@ -84,7 +86,6 @@ __device__ unsigned find_edges(const Masks<Id>& masks, const Strip& strip, long 
             const unsigned all = __ballot_sync(kAllLanes, edge[i]);
             if (lane == first + i && !found) edges = all;
         }
-        if (first + kAtATime == 32) break;
     }
     return edges;
 }

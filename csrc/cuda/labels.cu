@@ -68,7 +68,7 @@ __device__ void fill_tables(const Division& division, const StripCounts* counts,
         if (column < tables.columns)
             tables.set(strip.image, column, component_class[slot], static_cast<long long>(total[slot]), 0x7FFFFFFF);
     }
-    tables.pad(strip.image, count[strip.image] + strip.number * blockDim.x + threadIdx.x,
+    tables.pad(strip.image, count[strip.image] + static_cast<long long>(strip.number) * blockDim.x + threadIdx.x,
                static_cast<long long>(division.strips()) * blockDim.x);
 }
 
@@ -84,7 +84,7 @@ __device__ void fill_boxes(const Division& division, const Word* image_words, co
     for (unsigned first = 0; first < strip.words(); first += blockDim.x, at.advance()) {
         const bool present = at.number < strip.words();
         const Word word = present ? words[at.number] : Word{0, 0};
-        const unsigned y = static_cast<unsigned>(strip.first_row) + at.row, x = 32 * at.column;
+        const unsigned y = strip.first_row + at.row, x = 32 * at.column;
         const unsigned width = present ? static_cast<unsigned>(min(32LL, division.width - x)) : 0;
         for (unsigned begin = 0; __any_sync(kAllLanes, begin < width);) {
             unsigned label = 0, end = begin;

@@ -29,16 +29,15 @@ struct Division {
 
 // One strip of one image: what a block works on.
 struct Strip {
-    long long image, number, first_row;
-    unsigned rows, words_per_row;
+    unsigned image, number, first_row, rows, words_per_row;
     long long component_base;  // number in the image of component 0
     long long slot;            // first of the strip's elements in arrays [images, pixels], of runs or components
     long long first_word;      // of the strip in [images, rows, words]
 
-    __device__ Strip(const Division& division, long long image_, long long number_)
+    __device__ Strip(const Division& division, unsigned image_, unsigned number_)
         : image(image_),
           number(number_),
-          first_row(number * division.rows),
+          first_row(static_cast<unsigned>(number * division.rows)),
           rows(static_cast<unsigned>(min(division.rows, division.height - first_row))),
           words_per_row(division.words_per_row()),
           component_base(number * division.strip_pixels()),

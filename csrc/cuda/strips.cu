@@ -213,7 +213,7 @@ __device__ void label_strip(const Masks<Id>& masks, const Classes& classes, bool
 }  // namespace fastia
 
 #define FASTIA_STRIPS(name, Id, Index)                                                                              \
-    extern "C" __global__ void __launch_bounds__(256, 5) fastia_strips_##name(                                      \
+    extern "C" __global__ void __launch_bounds__(256, sizeof(Index) == 4 ? 5 : 4) fastia_strips_##name(             \
         long long height, long long width, long long rows, const char* data, long long image_stride,                \
         long long row_stride, long long column_stride, const char* data_begin, const char* data_end,                \
         long long background, long long has_ignored, long long ignored, long long* error, long long diagonal,       \
