@@ -52,8 +52,9 @@ __device__ inline unsigned edges_of_bytes(const char* bytes, unsigned before) {
 
 // The edges of the word at `own` of each lane, 0 past the strip's end. The lanes hold 32 adjacent words of the strip.
 template <class Id>
-__device__ unsigned find_edges(const Masks<Id>& masks, const Strip& strip, long long width, const WordCursor& own) {
+__device__ unsigned find_edges(const Masks<Id>& masks, const Strip& strip, const WordCursor& own) {
     const unsigned lane = threadIdx.x % 32;
+    const long long width = strip.division.width;
     unsigned edges = 0;
     bool found = own.number >= strip.words();
     if (sizeof(Id) == 1 && masks.column_stride == 1 && !found) {
@@ -63,19 +64,18 @@ __device__ unsigned find_edges(const Masks<Id>& masks, const Strip& strip, long 
             found = true;
             const unsigned before = static_cast<unsigned char>(x ? bytes[-1] : ~bytes[0]);
             edges = edges_of_bytes(bytes, before);
-            if (width - x < 32) edges &= (1u << (width - x)) - 1;
+            if (strip.word_width(own.column) < 32) edges &= (1u << strip.word_width(own.column)) - 1;
         }
     }
 
     // The other words one after the other, a lane for each pixel; some at a time, to have more loads under way.
-    constexpr unsigned kAtATime = 3;
+    constexpr unsigned kAtATime = 4;
     const unsigned missing = __ballot_sync(kAllLanes, !found);
     unsigned row = __shfl_sync(kAllLanes, own.row, 0), column = __shfl_sync(kAllLanes, own.column, 0);
     for (unsigned first = 0; first < 32 && missing >> first; first += kAtATime) {
         bool edge[kAtATime];
-#pragma unroll
         for (unsigned i = 0; i < kAtATime; ++i) {
-            const unsigned x = 32 * column + lane, inside = min(x, static_cast<unsigned>(width) - 1);
+            const unsigned x = 32 * column + lane, inside = min(x, static_cast<unsigned>(width - 1));
             const char* const at = masks.at(strip.image, strip.first_row + min(row, strip.rows - 1), inside);
             const Id id = *reinterpret_cast<const Id*>(at);
             const Id before = *reinterpret_cast<const Id*>(at - (inside > 0 ? masks.column_stride : 0));

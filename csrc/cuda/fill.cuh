@@ -6,9 +6,9 @@ namespace fastia {
 
 // Values of runs lie in shared memory where there is room; else each pixel asks for its own.
 template <class Value, class ValueOf>
-__device__ void fill_strip(const Strip& strip, const Division& division, unsigned runs, const Word* image_words,
-                           const unsigned* run_component, unsigned capacity, Value* out, ValueOf value_of) {
-    const Word* const words = image_words + strip.first_word;
+__device__ void fill_strip(const Strip& strip, unsigned runs, const Word* image_words, const unsigned* run_component,
+                           unsigned capacity, Value* out, ValueOf value_of) {
+    const Word* const words = image_words + strip.first_word();
     const unsigned* const component = run_component + strip.slot;
     Value* const strip_out = out + strip.slot;
     const bool fits = runs <= capacity;
@@ -24,7 +24,7 @@ __device__ void fill_strip(const Strip& strip, const Division& division, unsigne
         const unsigned end = min(first + blockDim.x, strip.words());
         for (; at.number < end; at.advance()) {
             const long long x = 32LL * at.column + threadIdx.x % 32;
-            if (x >= division.width) continue;
+            if (x >= strip.division.width) continue;
             const Word word = staged[at.number - first];
             const unsigned run = word.run(threadIdx.x % 32);
             Value value;
@@ -32,7 +32,7 @@ __device__ void fill_strip(const Strip& strip, const Division& division, unsigne
                 value = values[run];
             else
                 value = value_of(component[run]);
-            strip_out[at.row * division.width + x] = value;
+            strip_out[at.row * strip.division.width + x] = value;
         }
         __syncthreads();
     }

@@ -29,8 +29,8 @@ __device__ void flatten(const Division& division, const StripCounts* counts, Ind
     const unsigned components = counts[blockIdx.x].components;
     const Span<unsigned> sums = shared_span<unsigned>(0, 32);
     const Span<unsigned> bins = shared_span<unsigned>(kSumsBytes, kBins);
-    const Span<Index> parent(component_parent + strip.image * division.pixels(), division.pixels());
-    const long long image_slot = strip.slot - strip.component_base;
+    const Span<Index> parent(component_parent + strip.image_slot(), division.pixels());
+    const long long image_slot = strip.image_slot();
     Index* const image_class_total = class_total ? class_total + strip.image * classes : nullptr;
     if (class_total) {
         for (unsigned bin = threadIdx.x; bin < kBins; bin += blockDim.x) bins[bin] = 0;
@@ -42,7 +42,7 @@ __device__ void flatten(const Division& division, const StripCounts* counts, Ind
         const unsigned component = first + threadIdx.x;
         const bool present = component < components;
         const long long slot = strip.slot + component;
-        const Index own = static_cast<Index>(strip.component_base + component);
+        const Index own = static_cast<Index>(strip.component_base() + component);
         Index root = ~Index{0};
         if (present) {
             root = find(parent, own);

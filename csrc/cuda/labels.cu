@@ -11,12 +11,12 @@ struct Labels {
     const unsigned* strip_roots;  // [strips] roots before each
     Index strip_pixels;
 
-    __device__ Labels(const Division& division, const Strip& strip, const Index* component_parent,
-                      const unsigned* root_rank, const unsigned* roots_before)
-        : parent(component_parent + (strip.slot - strip.component_base)),
-          rank(root_rank + (strip.slot - strip.component_base)),
-          strip_roots(roots_before + strip.image * division.strips()),
-          strip_pixels(static_cast<Index>(division.strip_pixels())) {}
+    __device__ Labels(const Strip& strip, const Index* component_parent, const unsigned* root_rank,
+                      const unsigned* roots_before)
+        : parent(component_parent + strip.image_slot()),
+          rank(root_rank + strip.image_slot()),
+          strip_roots(roots_before + strip.image * strip.division.strips()),
+          strip_pixels(static_cast<Index>(strip.division.strip_pixels())) {}
     __device__ int of(Index component) const {
         const Index root = parent[component];
         return static_cast<int>(strip_roots[root / strip_pixels] + rank[root] + 1);
@@ -28,9 +28,9 @@ __device__ void fill_labels(const Division& division, const StripCounts* counts,
                             const unsigned* run_component, const Index* component_parent, const unsigned* rank,
                             const unsigned* strip_roots, unsigned capacity, int* out) {
     const Strip strip = strip_of_block(division);
-    const Labels<Index> labels(division, strip, component_parent, rank, strip_roots);
-    fill_strip(strip, division, counts[blockIdx.x].runs, words, run_component, capacity, out, [&](unsigned component) {
-        return is_component(component) ? labels.of(static_cast<Index>(strip.component_base + component)) : 0;
+    const Labels<Index> labels(strip, component_parent, rank, strip_roots);
+    fill_strip(strip, counts[blockIdx.x].runs, words, run_component, capacity, out, [&](unsigned component) {
+        return is_component(component) ? labels.of(static_cast<Index>(strip.component_base() + component)) : 0;
     });
 }
 
@@ -60,9 +60,9 @@ __device__ void fill_tables(const Division& division, const StripCounts* counts,
                             const unsigned short* component_class, const Index* total, const unsigned* rank,
                             const unsigned* strip_roots, const int* count, const Tables& tables) {
     const Strip strip = strip_of_block(division);
-    const Labels<Index> labels(division, strip, component_parent, rank, strip_roots);
+    const Labels<Index> labels(strip, component_parent, rank, strip_roots);
     for (unsigned number = threadIdx.x; number < counts[blockIdx.x].components; number += blockDim.x) {
-        const Index component = static_cast<Index>(strip.component_base + number);
+        const Index component = static_cast<Index>(strip.component_base() + number);
         if (labels.parent[component] != component) continue;
         const long long column = labels.of(component) - 1LL, slot = strip.slot + number;
         if (column < tables.columns)
@@ -78,21 +78,21 @@ __device__ void fill_boxes(const Division& division, const Word* image_words, co
                            const Index* component_parent, const unsigned* rank, const unsigned* strip_roots,
                            long long columns, int* box) {
     const Strip strip = strip_of_block(division);
-    const Labels<Index> labels(division, strip, component_parent, rank, strip_roots);
-    const Word* const words = image_words + strip.first_word;
+    const Labels<Index> labels(strip, component_parent, rank, strip_roots);
+    const Word* const words = image_words + strip.first_word();
     WordCursor at(strip, threadIdx.x, blockDim.x);
     for (unsigned first = 0; first < strip.words(); first += blockDim.x, at.advance()) {
         const bool present = at.number < strip.words();
         const Word word = present ? words[at.number] : Word{0, 0};
         const unsigned y = strip.first_row + at.row, x = 32 * at.column;
-        const unsigned width = present ? static_cast<unsigned>(min(32LL, division.width - x)) : 0;
+        const unsigned width = present ? strip.word_width(at.column) : 0;
         for (unsigned begin = 0; __any_sync(kAllLanes, begin < width);) {
             unsigned label = 0, end = begin;
             if (begin < width) {
                 const unsigned later = begin < 31 ? word.edges >> (begin + 1) : 0;
                 end = later ? begin + __ffs(later) : width;
                 const unsigned component = run_component[strip.slot + word.run(begin)];
-                if (is_component(component)) label = labels.of(static_cast<Index>(strip.component_base + component));
+                if (is_component(component)) label = labels.of(static_cast<Index>(strip.component_base() + component));
             }
             const Peers<unsigned> peers(label);
             const int y0 = peers.smallest(y), y1 = peers.largest(y) + 1;

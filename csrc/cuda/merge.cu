@@ -17,7 +17,7 @@ __device__ void merge_strips(bool diagonal, const Division& division, const Word
     const unsigned x = threadIdx.x % 32;
     const long long border = pixel / 32 / words_per_row, column = pixel / 32 % words_per_row;
     const Strip below(division, image, border + 1);
-    const Word* const word = words + below.first_word + column;
+    const Word* const word = words + below.first_word() + column;
     const Word lower = word[0], upper = word[-static_cast<long long>(words_per_row)];
     if (!((upper.edges | lower.edges) >> x & 1)) return;
 
@@ -27,7 +27,7 @@ __device__ void merge_strips(bool diagonal, const Division& division, const Word
         const unsigned a = run_component[above.slot + upper_run], b = run_component[below.slot + lower_run];
         if (!is_component(a) || !is_component(b)) return;
         if (component_class[above.slot + a] != component_class[below.slot + b]) return;
-        unite(parent, static_cast<Index>(above.component_base + a), static_cast<Index>(below.component_base + b));
+        unite(parent, static_cast<Index>(above.component_base() + a), static_cast<Index>(below.component_base() + b));
     });
 }
 

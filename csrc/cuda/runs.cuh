@@ -29,22 +29,29 @@ struct Division {
 
 // One strip of one image: what a block works on.
 struct Strip {
+    Division division;
     unsigned image, number, first_row, rows, words_per_row;
-    long long component_base;  // number in the image of component 0
-    long long slot;            // first of the strip's elements in arrays [images, pixels], of runs or components
-    long long first_word;      // of the strip in [images, rows, words]
+    long long slot;  // first of the strip's elements in arrays [images, pixels], of runs or components
 
-    __device__ Strip(const Division& division, unsigned image_, unsigned number_)
-        : image(image_),
+    __device__ Strip(const Division& division_, unsigned image_, unsigned number_)
+        : division(division_),
+          image(image_),
           number(number_),
           first_row(static_cast<unsigned>(number * division.rows)),
           rows(static_cast<unsigned>(min(division.rows, division.height - first_row))),
           words_per_row(division.words_per_row()),
-          component_base(number * division.strip_pixels()),
-          slot(image * division.pixels() + component_base),
-          first_word((image * division.height + first_row) * words_per_row) {}
+          slot(image * division.pixels() + component_base()) {}
+    // The first word in [images, rows, words].
+    __device__ long long first_word() const { return (image * division.height + first_row) * words_per_row; }
+    // The number in the image of component 0, and the slot of the component that is number 0 in the image.
+    __device__ long long component_base() const { return number * division.strip_pixels(); }
+    __device__ long long image_slot() const { return image * division.pixels(); }
     __device__ unsigned words() const { return rows * words_per_row; }
-    __device__ unsigned pixels(const Division& division) const { return static_cast<unsigned>(rows * division.width); }
+    __device__ unsigned pixels() const { return static_cast<unsigned>(rows * division.width); }
+    // Pixels of a word that lie in the image.
+    __device__ unsigned word_width(unsigned column) const {
+        return static_cast<unsigned>(min(32LL, division.width - 32LL * column));
+    }
 };
 
 // The strip of this block, where a block works on one strip.

@@ -46,12 +46,11 @@ constexpr unsigned kNumbered = 0x80000000u;
 
 // Fills in the words of a strip and returns its number of runs.
 template <class Id>
-__device__ unsigned find_runs(const Masks<Id>& masks, const Strip& strip, long long width, Word* words,
-                              Span<unsigned> sums) {
+__device__ unsigned find_runs(const Masks<Id>& masks, const Strip& strip, Word* words, Span<unsigned> sums) {
     unsigned runs = 0;
     WordCursor word(strip, threadIdx.x, blockDim.x);
     for (unsigned first = 0; first < strip.words(); first += blockDim.x, word.advance()) {
-        const unsigned edges = find_edges(masks, strip, width, word);
+        const unsigned edges = find_edges(masks, strip, word);
         unsigned all;
         const unsigned before = sum_before(__popc(edges), sums, &all);
         if (word.number < strip.words()) words[word.number] = {edges, runs + before};
@@ -70,7 +69,7 @@ struct Runs {
 // Every run on its own, with its pixels in the word where it starts.
 template <class Id>
 __device__ __forceinline__ void start_runs(const Runs& runs, const Masks<Id>& masks, const Classes& classes,
-                                           const Strip& strip, long long width, const Word* words, bool measured) {
+                                           const Strip& strip, const Word* words, bool measured) {
     for (WordCursor at(strip, threadIdx.x, blockDim.x); at.number < strip.words(); at.advance()) {
         const long long y = strip.first_row + at.row, x = 32LL * at.column;
         const Word word = words[at.number];
@@ -78,7 +77,7 @@ __device__ __forceinline__ void start_runs(const Runs& runs, const Masks<Id>& ma
         for (unsigned starts = word.edges; starts; ++run) {
             const unsigned begin = __ffs(starts) - 1;
             starts &= starts - 1;
-            const unsigned end = starts ? __ffs(starts) - 1 : static_cast<unsigned>(min(32LL, width - x));
+            const unsigned end = starts ? __ffs(starts) - 1 : strip.word_width(at.column);
             runs.parent[run] = run;
             runs.class_of[run] = classes.of(static_cast<long long>(masks.id(strip.image, y, x + begin)));
             if (measured) runs.area[run] = end - begin;
@@ -88,13 +87,13 @@ __device__ __forceinline__ void start_runs(const Runs& runs, const Masks<Id>& ma
 }
 
 // Unites runs of one class that touch, and adds the pixels of runs in words where they only go on.
-__device__ __forceinline__ void unite_runs(const Runs& runs, const Strip& strip, long long width, bool diagonal,
-                                           const Word* words, bool measured) {
+__device__ __forceinline__ void unite_runs(const Runs& runs, const Strip& strip, bool diagonal, const Word* words,
+                                           bool measured) {
     for (WordCursor at(strip, threadIdx.x, blockDim.x); at.number < strip.words(); at.advance()) {
         const Word lower = words[at.number];
         if (measured && !(lower.edges & 1)) {
-            const unsigned end = static_cast<unsigned>(min(32LL, width - 32LL * at.column));
-            atomicAdd(&runs.area[lower.runs_before - 1], lower.edges ? __ffs(lower.edges) - 1 : end);
+            const unsigned end = lower.edges ? __ffs(lower.edges) - 1 : strip.word_width(at.column);
+            atomicAdd(&runs.area[lower.runs_before - 1], end);
         }
         if (at.row == 0) continue;
         const Word upper = words[at.number - strip.words_per_row];
@@ -174,15 +173,15 @@ __device__ __forceinline__ unsigned number_components(const Runs& runs, const St
 // Compiled twice, so that the compiler knows shared memory from global memory.
 template <class Id, class Index>
 __device__ __forceinline__ void label_runs(const Runs& runs, const Masks<Id>& masks, const Classes& classes,
-                                           bool diagonal, const Division& division, const Strip& strip,
-                                           Span<unsigned> sums, const Results<Index>& results) {
-    const Word* const words = results.words + strip.first_word;
-    start_runs(runs, masks, classes, strip, division.width, words, results.area);
-    unite_runs(runs, strip, division.width, diagonal, words, results.area);
+                                           bool diagonal, const Strip& strip, Span<unsigned> sums,
+                                           const Results<Index>& results) {
+    const Word* const words = results.words + strip.first_word();
+    start_runs(runs, masks, classes, strip, words, results.area);
+    unite_runs(runs, strip, diagonal, words, results.area);
     find_roots(runs, results.area);
     const unsigned components = number_components(runs, strip, sums, results);
     for (unsigned component = threadIdx.x; component < components; component += blockDim.x)
-        results.component_parent[strip.slot + component] = static_cast<Index>(strip.component_base + component);
+        results.component_parent[strip.slot + component] = static_cast<Index>(strip.component_base() + component);
     if (threadIdx.x == 0) {
         results.counts[blockIdx.x] = {runs.count, components};
         if (results.arrivals && strip.number == 0) results.arrivals[strip.image] = 0;
@@ -194,19 +193,17 @@ __device__ void label_strip(const Masks<Id>& masks, const Classes& classes, bool
                             unsigned capacity, const Results<Index>& results) {
     const Strip strip = strip_of_block(division);
     const Span<unsigned> sums = shared_span<unsigned>(0, 32);
-    const unsigned runs = find_runs(masks, strip, division.width, results.words + strip.first_word, sums);
+    const unsigned runs = find_runs(masks, strip, results.words + strip.first_word(), sums);
     if (runs <= capacity) {
         const auto room = [=](unsigned part) {
             return shared_span<unsigned>(kSumsBytes + part * capacity * sizeof(unsigned), capacity);
         };
-        label_runs({runs, room(0), room(1), room(2)}, masks, classes, diagonal, division, strip, sums, results);
+        label_runs({runs, room(0), room(1), room(2)}, masks, classes, diagonal, strip, sums, results);
     } else {  // in the place of results that are not known until these have been read
-        const auto room = [&](void* slots) {
-            return Span<unsigned>(static_cast<unsigned*>(slots), strip.pixels(division));
-        };
+        const auto room = [&](void* slots) { return Span<unsigned>(static_cast<unsigned*>(slots), strip.pixels()); };
         label_runs({runs, room(results.run_component + strip.slot), room(results.component_parent + strip.slot),
                     room(results.area ? results.area + strip.slot : nullptr)},
-                   masks, classes, diagonal, division, strip, sums, results);
+                   masks, classes, diagonal, strip, sums, results);
     }
 }
 

@@ -30,19 +30,18 @@ __device__ void fill_weights(const Division& division, const StripCounts* counts
                              long long classes, double tau, unsigned capacity, typename Format::Bits* out) {
     using Bits = typename Format::Bits;
     const Strip strip = strip_of_block(division);
-    const long long image_slot = strip.slot - strip.component_base;
+    const long long image_slot = strip.image_slot();
     const Index* const image_class_total = class_total + strip.image * classes;
-    fill_strip(strip, division, counts[blockIdx.x].runs, words, run_component, capacity, out,
-               [&](unsigned component) -> Bits {
-                   if (component == kIgnored) return Format::round(0.0);
-                   if (component == kBackground) return Format::round(1.0);
-                   const long long slot = strip.slot + component;
-                   const Index root = component_parent[slot];
-                   const Index own = total[image_slot + root];
-                   const Index of_class = image_class_total[classes > 1 ? component_class[slot] : 0];
-                   const double ratio = __ddiv_rn(static_cast<double>(of_class), static_cast<double>(own));
-                   return Format::round(min(tau, ratio));
-               });
+    fill_strip(strip, counts[blockIdx.x].runs, words, run_component, capacity, out, [&](unsigned component) -> Bits {
+        if (component == kIgnored) return Format::round(0.0);
+        if (component == kBackground) return Format::round(1.0);
+        const long long slot = strip.slot + component;
+        const Index root = component_parent[slot];
+        const Index own = total[image_slot + root];
+        const Index of_class = image_class_total[classes > 1 ? component_class[slot] : 0];
+        const double ratio = __ddiv_rn(static_cast<double>(of_class), static_cast<double>(own));
+        return Format::round(min(tau, ratio));
+    });
 }
 
 }  // namespace fastia
