@@ -12,6 +12,7 @@ __device__ void fill_strip(const Strip& strip, unsigned runs, const Word* image_
     const unsigned* const component = run_component + strip.slot;
     Value* const strip_out = out + strip.slot;
     const bool fits = runs <= capacity;
+    const unsigned width = static_cast<unsigned>(strip.division.width), lane = threadIdx.x % 32;
     const Span<Word> staged = shared_span<Word>(0, blockDim.x);
     const Span<Value> values = shared_span<Value>(blockDim.x * sizeof(Word), capacity);
     if (fits) {
@@ -23,16 +24,16 @@ __device__ void fill_strip(const Strip& strip, unsigned runs, const Word* image_
         __syncthreads();
         const unsigned end = min(first + blockDim.x, strip.words());
         for (; at.number < end; at.advance()) {
-            const long long x = 32LL * at.column + threadIdx.x % 32;
-            if (x >= strip.division.width) continue;
+            const unsigned x = 32 * at.column + lane;
+            if (x >= width) continue;
             const Word word = staged[at.number - first];
-            const unsigned run = word.run(threadIdx.x % 32);
+            const unsigned run = word.run(lane);
             Value value;
             if (fits)
                 value = values[run];
             else
                 value = value_of(component[run]);
-            strip_out[at.row * strip.division.width + x] = value;
+            strip_out[at.row * width + x] = value;
         }
         __syncthreads();
     }

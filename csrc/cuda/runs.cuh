@@ -21,8 +21,11 @@ __device__ inline bool is_component(unsigned class_or_component) { return class_
 struct Division {
     long long height, width, rows;  // rows of a strip
 
-    __device__ unsigned words_per_row() const { return static_cast<unsigned>((width + 31) / 32); }
-    __device__ unsigned strips() const { return static_cast<unsigned>((height + rows - 1) / rows); }
+    __device__ unsigned words_per_row() const { return static_cast<unsigned>((width + 31) >> 5); }
+    __device__ unsigned strips() const {
+        return static_cast<unsigned>(height + rows - 1) /
+               static_cast<unsigned>(rows);  // not of 64 bits: 4 times as fast
+    }
     __device__ long long pixels() const { return height * width; }
     __device__ long long strip_pixels() const { return rows * width; }
 };
@@ -159,16 +162,18 @@ __device__ inline unsigned sum_before(unsigned value, Span<unsigned> sums, unsig
 }
 constexpr unsigned kSumsBytes = 32 * sizeof(unsigned);
 
-// The lanes that hold `key` add up their values; one of each group gets true. All lanes of the warp take part.
+// The lanes that hold one key combine their values. All lanes of the warp take part; a GPU takes the groups of a warp
+// one after the other, so a lane on its own had better not be one.
 template <class Key>
 struct Peers {
     unsigned lanes;
 
     __device__ explicit Peers(Key key) : lanes(__match_any_sync(kAllLanes, key)) {}
+    __device__ bool several() const { return lanes & (lanes - 1); }
     __device__ bool first() const { return threadIdx.x % 32 == static_cast<unsigned>(__ffs(lanes)) - 1; }
-    __device__ unsigned sum(unsigned value) const { return __reduce_add_sync(lanes, value); }
-    __device__ unsigned smallest(unsigned value) const { return __reduce_min_sync(lanes, value); }
-    __device__ unsigned largest(unsigned value) const { return __reduce_max_sync(lanes, value); }
+    __device__ unsigned sum(unsigned value) const { return several() ? __reduce_add_sync(lanes, value) : value; }
+    __device__ unsigned smallest(unsigned value) const { return several() ? __reduce_min_sync(lanes, value) : value; }
+    __device__ unsigned largest(unsigned value) const { return several() ? __reduce_max_sync(lanes, value) : value; }
 };
 
 }  // namespace fastia
