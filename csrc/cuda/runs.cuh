@@ -62,31 +62,36 @@ __device__ inline Strip strip_of_block(const Division& division) {
     return Strip(division, blockIdx.x / division.strips(), blockIdx.x % division.strips());
 }
 
-// Goes through the words of a strip, `step` of them at a time, without a division for each.
-struct WordCursor {
-    unsigned number, row, column;  // the word, its row in the strip, its place in that row
+// Goes through what lies in rows of `columns`, `step` of them at a time, without a division for each.
+struct Cursor {
+    unsigned number, row, column;
 
-    __device__ WordCursor(const Strip& strip, unsigned first, unsigned step)
+    __device__ Cursor(unsigned first, unsigned step, unsigned columns)
         : number(first),
-          row(first / strip.words_per_row),
-          column(first % strip.words_per_row),
-          words_per_row_(strip.words_per_row),
+          row(first / columns),
+          column(first % columns),
+          columns_(columns),
           step_(step),
-          row_step_(step / strip.words_per_row),
-          column_step_(step % strip.words_per_row) {}
+          row_step_(step / columns),
+          column_step_(step % columns) {}
     __device__ void advance() {
         number += step_;
         row += row_step_;
         column += column_step_;
-        if (column >= words_per_row_) {
-            column -= words_per_row_;
+        if (column >= columns_) {
+            column -= columns_;
             ++row;
         }
     }
 
   private:
-    unsigned words_per_row_, step_, row_step_, column_step_;
+    unsigned columns_, step_, row_step_, column_step_;
 };
+
+// The words of a strip, one for each thread of the block at a time.
+__device__ inline Cursor words_of_thread(const Strip& strip) {
+    return Cursor(threadIdx.x, blockDim.x, strip.words_per_row);
+}
 
 // 32 pixels of a row: bit x of `edges` says that a run starts there; `runs_before` counts the strip's runs up to it.
 struct __align__(8) Word {

@@ -255,6 +255,7 @@ class _Chunk:
             self.parent,
             self.rank,
             self.strip_roots,
+            self.tuning.strip_words[1],
             self.tuning.capacity,
             self.output("labels", 4 * self.pixels),
         )
@@ -309,12 +310,13 @@ class _Chunk:
             self.class_total,
             self.classes,
             float(tau),
+            self.tuning.strip_words[1],
             self.tuning.capacity,
             self.output("weights", size * self.pixels),
         )
 
     def _fill_bytes(self, value_bytes: int) -> int:
-        return 8 * self.tuning.block + value_bytes * self.tuning.capacity
+        return 8 * self.tuning.strip_words[1] + value_bytes * self.tuning.capacity
 
     def _launch(self, source: str, kernel: str, grid: int, shared_bytes: int, *arguments: Argument) -> Launch:
         name = f"fastia_{kernel}_{64 if self.wide else 32}"
