@@ -79,7 +79,7 @@ class Tuning(NamedTuple):
     block: int = 256  # threads, a multiple of 32
     strips: int = 528  # wanted in a batch: 4 on each of 132 multiprocessors
     strip_words: tuple[int, int] = (256, 1024)  # fewest and most words of 32 pixels in a strip, but for whole rows
-    capacity: int = 2720  # runs of a strip that shared memory has room for: 6 blocks to a multiprocessor
+    capacity: int = 2720  # runs of a strip that shared memory has room for
     scratch_bytes: int = 2**29  # for the images that share one set of launches; one image may need more
     wide: bool = False  # 64-bit numbers of components for small images too
 
