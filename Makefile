@@ -12,6 +12,7 @@ BIN := .venv/bin
 SUFFIX := $(if $(filter Darwin,$(shell uname)),dylib,so)
 LIBRARY := fastia/kernels/libfastia_cpu.$(SUFFIX)
 NATIVE := $(wildcard csrc/*/*.cpp csrc/*/*.h)
+CUDA := $(wildcard csrc/cuda/*.cu csrc/cuda/*.cuh tests/cuda_on_cpu/*.h)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help demo test lint format bench fuzz huge intervals experiment wheel clean
@@ -29,20 +30,23 @@ lint: $(LIBRARY)  ## ruff, mypy and clang-format, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy fastia
-	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE) $(CUDA)
 
 format: $(LIBRARY)  ## format and fix in place
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	$(BIN)/clang-format -i $(NATIVE)
+	$(BIN)/clang-format -i $(NATIVE) $(CUDA)
 
 # ASan has to find libstdc++ at its start, which Python alone does not load.
-fuzz: $(LIBRARY)  ## generated masks under ASan and UBSan, then TSan, FUZZ_MINUTES each
+fuzz: $(LIBRARY)  ## generated masks under ASan and UBSan, CUDA kernels too, then TSan, FUZZ_MINUTES each
 	FASTIA_SANITIZE=address,undefined $(BIN)/python setup.py --quiet build_ext
 	FASTIA_SANITIZE=thread $(BIN)/python setup.py --quiet build_ext
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 FASTIA_LIBRARY=build/address,undefined/$(notdir $(LIBRARY)) \
 	$(BIN)/python tests/fuzz.py --minutes $(FUZZ_MINUTES)
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0 FASTIA_SANITIZE=address,undefined \
+	$(BIN)/python tests/fuzz.py --cuda --minutes $(FUZZ_MINUTES)
 	LD_PRELOAD="$$($(CXX) -print-file-name=libtsan.so)" \
 	TSAN_OPTIONS=halt_on_error=1 FASTIA_LIBRARY=build/thread/$(notdir $(LIBRARY)) \
 	$(BIN)/python tests/fuzz.py --minutes $(FUZZ_MINUTES)

@@ -3,6 +3,8 @@
     python tests/fuzz.py --minutes 10
     python tests/fuzz.py --seeds 123:124      # the seed that a failure names
 
+    python tests/fuzz.py --cuda --minutes 10
+
 For sanitizers, FASTIA_LIBRARY names the library to load and LD_PRELOAD the sanitizer's runtime.
 """
 
@@ -180,8 +182,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seeds", help="first:end, instead of seeds from the clock until the time is up")
+    parser.add_argument("--cuda", action="store_true", help="the CUDA kernels, run on the CPU; by one caller")
     parser.add_argument("--callers", type=int, default=2, help="Python threads that call the kernels at once")
     arguments = parser.parse_args()
+    check_seed, kernels = check, f"instruction set {cpu.instruction_set()}, threads {THREADS}"
+    if arguments.cuda:
+        from cuda_on_cpu.check import fuzz_cuda
+
+        check_seed, kernels, arguments.callers = fuzz_cuda(), "CUDA kernels", 1
 
     end = time.monotonic() + 60 * arguments.minutes
     seeds = itertools.count(time.time_ns() // 1000)
@@ -198,21 +206,23 @@ def main() -> None:
             if seed is None:
                 return
             try:
-                count = check(seed)
+                count = check_seed(seed)
             except Exception:
                 failed.append((seed, traceback.format_exc()))
                 return
             with lock:
                 checked += count
 
-    print(f"instruction set {cpu.instruction_set()}, threads {THREADS}, {arguments.callers} callers", flush=True)
+    print(f"{kernels}, {arguments.callers} callers", flush=True)
     callers = [threading.Thread(target=work, name=f"caller {i}") for i in range(arguments.callers)]
     for caller in callers:
         caller.start()
     for caller in callers:
         caller.join()
     for seed, error in failed:
-        print(f"{error}\nfailed: python tests/fuzz.py --seeds {seed}:{seed + 1}", flush=True)
+        print(
+            f"{error}\nfailed: python tests/fuzz.py {'--cuda ' * arguments.cuda}--seeds {seed}:{seed + 1}", flush=True
+        )
     print(f"{checked} masks, {'one wrong' if failed else 'all equal to the reference'}")
     sys.exit(bool(failed))
 

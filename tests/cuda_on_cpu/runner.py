@@ -1,0 +1,94 @@
+"""Compiles csrc/cuda for the CPU and runs plans of `fastia.kernels.cuda_plan` there, on NumPy arrays."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastia.kernels import cuda_plan
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+FLAGS = ("-std=c++17", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-fno-strict-aliasing")
+Array = Any  # a NumPy array
+
+
+class KernelError(RuntimeError):
+    """A kernel did what a GPU would hang on, or what has no defined result there."""
+
+
+class Kernels:
+    """A library of kernels, compiled for the CPU; by default all of csrc/cuda."""
+
+    def __init__(self, library: Path | None = None) -> None:
+        self._launch = ctypes.CDLL(str(library or build(sources()))).cuda_on_cpu_launch
+
+    def run(self, plan: cuda_plan.Plan, buffers: dict[str, Array], seed: int) -> None:
+        """Run a plan on named arrays in an order that `seed` decides; `scratch` comes from here, with garbage in it."""
+        rng = np.random.default_rng((3, seed))
+        scratch = np.frombuffer(bytearray(rng.bytes(plan.scratch_bytes + 256)), np.uint8)
+        addresses = {name: buffer.ctypes.data for name, buffer in buffers.items()}
+        addresses["scratch"] = -(-scratch.ctypes.data // 256) * 256
+        for number, launch in enumerate(plan.launches):
+            self.launch(launch, addresses, seed * 1000 + number)
+
+    def launch(self, launch: cuda_plan.Launch, addresses: dict[str, int], seed: int) -> None:
+        values = [_argument(argument, addresses) for argument in launch.arguments]
+        pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+        message = ctypes.create_string_buffer(1000)
+        if not self._launch(
+            launch.kernel.encode(),
+            launch.grid,
+            launch.block,
+            ctypes.c_size_t(launch.shared_bytes),
+            pointers,
+            ctypes.c_uint64(seed),
+            message,
+            ctypes.c_size_t(len(message)),
+        ):
+            raise KernelError(f"{launch.kernel}: {message.value.decode()}")
+
+
+def sources() -> dict[str, str]:
+    """The files of csrc/cuda."""
+    return {path.name: path.read_text() for path in sorted((ROOT / "csrc/cuda").glob("*.cu*"))}
+
+
+def build(
+    files: dict[str, str], kernels: dict[str, list[str]] = cuda_plan.KERNELS, flags: tuple[str, ...] = ("-O2",)
+) -> Path:
+    """The library of the kernels of some sources, in build/, named for all that went into it."""
+    entry = '#include "launch.h"\n' + "".join(f'#include "{file}"\n' for file in kernels)
+    entry += "".join(f"CUDA_ON_CPU_KERNEL({kernel})\n" for names in kernels.values() for kernel in names)
+    headers = "".join(path.read_text() for path in sorted(HERE.glob("*.h")))
+    command = [*shlex.split(os.environ.get("CXX", "c++")), *FLAGS, *flags]
+
+    digest = hashlib.sha256(repr((command, files, entry, headers)).encode()).hexdigest()[:16]
+    folder = ROOT / "build/cuda_on_cpu" / digest
+    library = folder / "kernels.so"
+    if not library.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, text in {**files, "kernels.cpp": entry}.items():
+            (folder / file).write_text(text)
+        unfinished = folder / f"{os.getpid()}.so"
+        command += [f"-I{folder}", f"-I{HERE}", str(folder / "kernels.cpp"), "-o", str(unfinished)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            raise RuntimeError(f"{shlex.join(command)}\n{result.stderr[:5000]}")
+        unfinished.rename(library)
+    return library
+
+
+def _argument(argument: cuda_plan.Argument, addresses: dict[str, int]) -> Any:
+    if isinstance(argument, cuda_plan.Pointer):
+        return ctypes.c_void_p(addresses[argument.buffer] + argument.offset)
+    if isinstance(argument, float):
+        return ctypes.c_double(argument)
+    return ctypes.c_int64(argument or 0)
