@@ -68,6 +68,12 @@ ARMS = {
     "size-weighted, resize = target": Arm({**WEIGHTED, "resize": "target"}),
 }
 MAIN = ("cross-entropy", "size-weighted", "two-phase, lambda 0", "two-phase + EWC")
+CONTROLS = (
+    "weights permuted",
+    "two-phase + EWC, F shuffled",
+    "cross-entropy, rate x mean weight",
+    "two-phase + L2 to theta_A",
+)
 NOISES = (0.5, 1.0, 1.5)
 
 
@@ -252,7 +258,7 @@ def tune(root: Path, jobs: int, names: Iterable[str]) -> None:
 
 def run(root: Path, jobs: int) -> None:
     """All of it, the main arms first and seed by seed: whenever it is stopped, whole comparisons are there."""
-    for names in (MAIN, [name for name in ARMS if name not in MAIN]):
+    for names in (MAIN, CONTROLS, [name for name in ARMS if name not in (*MAIN, *CONTROLS)]):
         tune(root, jobs, names)
         for seed in SEEDS:
             start(root, jobs, planned(root, names, [seed], [1.0]))
