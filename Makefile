@@ -59,6 +59,7 @@ bench: $(LIBRARY) .venv/bench  ## speed beside other libraries, into bench/resul
 	$(BIN)/python -m pytest bench/bench_components.py bench/bench_metric.py --benchmark-json=bench/results/cpu.json
 	$(BIN)/python bench/bench_evaluate.py
 	$(BIN)/python bench/bench_loss.py
+	$(BIN)/python bench/bench_training.py
 	$(BIN)/python bench/report.py
 
 wheel: .venv/torch  ## a wheel in dist/

@@ -100,6 +100,23 @@ def loss_table(results):
         yield row_text(cells)
 
 
+def training_table(results):
+    """What bench_training.py measured, a row for each network."""
+    machine = results["machine"]
+    yield "\n## A training iteration\n"
+    yield f"DeepLabV2 at scales 1, 0.75, 0.5 and their maximum, {machine['threads']} threads, torch {machine['torch']}:"
+    yield "forward, loss, backward, SGD; ms an iteration, and medians of the ratios within a round. Eager is"
+    yield "`F.interpolate` and `F.cross_entropy`; penalty is `EWC.add_penalty_gradient_`, observe `EWC.observe`.\n"
+    first = results["rows"][0]
+    header = ["backbone", "parameters", "batch, side", *first["seconds"], *first["ratios"]]
+    yield row_text(header)
+    yield row_text(["---", *["---:"] * (len(header) - 1)])
+    for row in results["rows"]:
+        cells = [row["backbone"], f"{row['parameters'] / 1e6:.2f} M", f"{row['batch']}, {row['side']}"]
+        cells += [f"{1e3 * seconds:.1f}" for seconds in row["seconds"].values()]
+        yield row_text([*cells, *(f"{ratio:.3f}" for ratio in row["ratios"].values())])
+
+
 if __name__ == "__main__":
     lines = list(report(json.loads((RESULTS / "cpu.json").read_text())))
     evaluate = RESULTS / "evaluate.json"
@@ -108,4 +125,7 @@ if __name__ == "__main__":
     loss = RESULTS / "loss.json"
     if loss.exists():
         lines += loss_table(json.loads(loss.read_text()))
+    training = RESULTS / "training.json"
+    if training.exists():
+        lines += training_table(json.loads(training.read_text()))
     (RESULTS / "cpu.md").write_text("\n".join(lines) + "\n")

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from fastia.engine.evaluate import evaluate_directory
+from fastia.ewc import EWC
 from fastia.functional import (
     Components,
     InstanceIoU,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "EWC",
     "Components",
     "InstanceAwareIoU",
     "InstanceIoU",

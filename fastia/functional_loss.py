@@ -87,6 +87,8 @@ def size_weighted_cross_entropy(
     checks.choice("reduction", reduction, checks.REDUCTIONS)
     tau = checks.number("tau", tau, 1)
     label_smoothing = checks.number("label_smoothing", label_smoothing, 0, 1)
+    if logits.shape[1] == 1:
+        label_smoothing = 0.0  # means nothing to one class, whose gradient is then 0 exactly
     if checks.choice("resize", resize, checks.RESIZES) == "target":
         target = _nearest(target, logits.shape[2:])
         weights = None if weights is None else _nearest(weights, logits.shape[2:])
@@ -96,6 +98,11 @@ def size_weighted_cross_entropy(
 
     arithmetic = torch.float64 if logits.dtype == torch.float64 else torch.float32
     if weights is None and tau != 1:
+        if target.device.type != "cpu":
+            raise NotImplementedError(
+                f"target is on {target.device}, but weights are computed on the CPU only: pass"
+                " weights=fastia.weights(target.cpu()).to(target.device)"
+            )
         checks.masks(target=target)
         weights = torch.ops.fastia.weights(
             target, tau, connectivity, background, ignore_index, normalizer, arithmetic, validate

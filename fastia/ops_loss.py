@@ -35,7 +35,7 @@ def upsample_cross_entropy(
     align_corners: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Weighted loss and float64 log-sum-exp `[B, H, W]`, and `[3]` sums: of the loss, of weights, of valid pixels."""
-    return cpu_loss.upsample_cross_entropy(
+    return _kernels(logits).upsample_cross_entropy(
         logits,
         target,
         weights,
@@ -58,7 +58,7 @@ def upsample_cross_entropy_backward(
     align_corners: bool,
 ) -> Tensor:
     """The gradient of the logits from that of each pixel's loss, `[B, H, W]` or 0-d."""
-    return cpu_loss.upsample_cross_entropy_backward(
+    return _kernels(logits).upsample_cross_entropy_backward(
         grad,
         logits,
         target,
@@ -73,7 +73,21 @@ def upsample_cross_entropy_backward(
 
 def upsample_argmax(logits: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
     """Class ids `[B, height, width]`."""
-    return cpu_loss.upsample_argmax(logits, (height, width), align_corners=align_corners)
+    return _kernels(logits).upsample_argmax(logits, (height, width), align_corners=align_corners)
+
+
+def _kernels(logits: Tensor) -> Any:
+    if logits.device.type == "cpu":
+        return cpu_loss
+    try:
+        from fastia.kernels import triton  # torch for CPUs comes without it
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        raise ModuleNotFoundError(
+            f"logits are on {logits.device}, where this operation needs Triton: pip install triton", name="triton"
+        ) from error
+    return triton
 
 
 def _arithmetic(logits: Tensor) -> torch.dtype:

@@ -125,7 +125,7 @@ def composite(
     """What one would write in torch: upsample, cross-entropy of each pixel, weighted mean. The peer of tests."""
     size = target.shape[1:]
     z = F.interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)
-    ignored = torch.zeros(target.shape, dtype=torch.bool) if ignore_index is None else target == ignore_index
+    ignored = torch.zeros_like(target, dtype=torch.bool) if ignore_index is None else target == ignore_index
     ids = target.long().masked_fill(ignored, -100)
     weight = weights.masked_fill(ignored, 0)
     ce = F.cross_entropy(z, ids, weight=class_weight, reduction="none", label_smoothing=label_smoothing)

@@ -12,8 +12,8 @@
 
 namespace fastia {
 
-// Where output positions lie along an axis: between `index` and `index` + 1, which count with `near` and `far`. As
-// ATen's area_pixel_compute_source_index, in T with a fused multiply-add; on the last row or column `far` is 0.
+// Where output positions lie along an axis: between `index` and `index` + 1, which count with `near` and `far`. These
+// are quotients of integers, exact but for the rounding of `far`; on the last row or column `far` is 0.
 template <class T>
 struct Axis {
     std::vector<int32_t> index;
@@ -21,14 +21,13 @@ struct Axis {
 
     Axis(int64_t from, int64_t to, bool align_corners, int64_t length)
         : index(length, static_cast<int32_t>(std::max<int64_t>(from - 1, 0))), near(length, 0), far(length, 0) {
-        T scale = static_cast<T>(from) / static_cast<T>(to);
-        if (align_corners) scale = to > 1 ? static_cast<T>(from - 1) / static_cast<T>(to - 1) : 0;
+        const int64_t whole = align_corners ? std::max<int64_t>(to - 1, 1) : 2 * to;
         for (int64_t i = 0; i < to; ++i) {
-            const T at = static_cast<T>(i);
-            T source = align_corners ? scale * at : std::max(std::fma(scale, at + T(0.5), T(-0.5)), T(0));
-            if (from == to) source = at;
-            index[i] = static_cast<int32_t>(std::min(static_cast<int64_t>(source), from - 1));
-            far[i] = index[i] + 1 == from ? 0 : std::min(std::max(source - static_cast<T>(index[i]), T(0)), T(1));
+            // (i + 1/2) from / to - 1/2, but not before the first; with aligned corners i (from - 1) / (to - 1)
+            const int64_t part = align_corners ? i * (from - 1) : std::max<int64_t>((2 * i + 1) * from - to, 0);
+            index[i] = static_cast<int32_t>(part / whole);
+            const double fraction = static_cast<double>(part % whole) / static_cast<double>(whole);
+            far[i] = index[i] + 1 == from ? 0 : static_cast<T>(fraction);
             near[i] = 1 - far[i];
         }
     }

@@ -1,6 +1,6 @@
 """A synthetic dataset in PASCAL VOC layout: overlapping shapes of all three sizes, with imperfect predictions.
 
-The class of an object is its outline; its colour only hints at it. Small objects are therefore hard, as in real images.
+The class of an object is its outline, at which its colour hints. Small objects are therefore hard, as in real images.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastia import checks
 from fastia.data.png import write_ids
 from fastia.data.voc import VOID
 
@@ -33,7 +34,12 @@ class _Object:
 
 
 def make_shapes(
-    root: str | os.PathLike[str], images: int = 60, *, size: tuple[int, int] = (240, 320), seed: int = 0
+    root: str | os.PathLike[str],
+    images: int = 60,
+    *,
+    size: tuple[int, int] = (240, 320),
+    noise: float = 1.0,
+    seed: int = 0,
 ) -> None:
     """Write the dataset.
 
@@ -46,10 +52,12 @@ def make_shapes(
         root: folder to write into; made where it does not exist.
         images: number of images. An image depends on its number, ``size`` and ``seed`` only.
         size: height and width, at least 160 each.
+        noise: how wrong the pseudo masks are, from 0: how often objects are dropped, the small ones above all, and how
+            far they are drawn too wide, which merges neighbours, or too narrow.
         seed: of the random numbers.
 
     Raises:
-        ValueError: ``images`` below 1 or ``size`` below 160.
+        ValueError: ``images`` below 1, ``size`` below 160 or ``noise`` below 0.
         ModuleNotFoundError: Pillow is not installed (``pip install fastia[cli]``).
 
     Example:
@@ -67,6 +75,7 @@ def make_shapes(
         raise ValueError(f"images must be at least 1, got {images}")
     if min(size) < 160:
         raise ValueError(f"size must be at least (160, 160), got {size}")
+    checks.number("noise", noise, 0)
     root = Path(root)
     for folder in ("JPEGImages", "SegmentationClass", "SegmentationObject", "Predictions", "PseudoMasks"):
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -84,7 +93,7 @@ def make_shapes(
         write_ids(root / "SegmentationClass" / f"{name}.png", np.where(void, np.uint8(VOID), classes[instances]))
         write_ids(root / "SegmentationObject" / f"{name}.png", np.where(void, VOID, instance_ids).astype(np.uint8))
         write_ids(root / "Predictions" / f"{name}.png", _prediction(rng, objects, size))
-        write_ids(root / "PseudoMasks" / f"{name}.png", _pseudo_mask(rng, objects, size))
+        write_ids(root / "PseudoMasks" / f"{name}.png", _pseudo_mask(rng, objects, size, noise))
     splits = root / "ImageSets" / "Segmentation"
     splits.mkdir(parents=True, exist_ok=True)
     train = [name for i, name in enumerate(names) if i % 3 != 2]
@@ -162,7 +171,8 @@ def _borders(numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
 def _picture(rng: np.random.Generator, objects: list[_Object], numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
     """RGB ``[H, W, 3]``: a striped or plain colour on each object and behind them, blotches and noise over all."""
     height, width = numbers.shape
-    colours = np.array([_colour(rng.uniform()), *(_colour(rng.normal(each.class_id / 6, 0.12)) for each in objects)])
+    behind = 0.35 + 0.3 * _colour(rng.uniform())  # paler than objects
+    colours = np.array([behind, *(_colour(rng.normal(each.class_id / 6, 0.05)) for each in objects)])
     picture = colours.astype(np.float32)[numbers]
     for number in range(len(colours)):
         pixels = np.nonzero(numbers == number)
@@ -170,7 +180,7 @@ def _picture(rng: np.random.Generator, objects: list[_Object], numbers: NDArray[
         phase = frequency * (math.sin(direction) * pixels[0] + math.cos(direction) * pixels[1])
         picture[pixels] += (contrast * np.sin(phase))[:, None]
     for points in (4, 16, 48):
-        blotches = 0.12 * rng.standard_normal((points, points, 3), np.float32)
+        blotches = 0.08 * rng.standard_normal((points, points, 3), np.float32)
         blotches = _stretch(_stretch(blotches, height).swapaxes(0, 1), width).swapaxes(0, 1)
         picture += np.where(numbers > 0, np.float32(0.5), np.float32(1.0))[..., None] * blotches
     picture += 0.05 * rng.standard_normal(picture.shape, np.float32)
@@ -204,11 +214,17 @@ def _prediction(rng: np.random.Generator, objects: list[_Object], size: tuple[in
     return np.array([0, *(each.class_id for each in kept)], np.uint8)[_draw(kept, size)]
 
 
-def _pseudo_mask(rng: np.random.Generator, objects: list[_Object], size: tuple[int, int]) -> NDArray[np.uint8]:
-    found = [each for each in objects if rng.random() > min(0.8, 10.0 / each.radius)]
-    cells = _draw([replace(each, radius=each.radius * rng.uniform(0.7, 1.3)) for each in found], size, _CELL)
+def _pseudo_mask(
+    rng: np.random.Generator, objects: list[_Object], size: tuple[int, int], noise: float
+) -> NDArray[np.uint8]:
+    drawn = [
+        replace(each, radius=each.radius * math.exp(noise * rng.uniform(-0.3, 0.3)))
+        for each in objects
+        if rng.random() > noise * min(0.8, 10.0 / each.radius)
+    ]
+    cells = _draw(drawn, size, _CELL)
     uncertain = _borders(cells) & (rng.random(cells.shape) < 0.4)
-    ids = np.where(uncertain, np.uint8(VOID), np.array([0, *(each.class_id for each in found)], np.uint8)[cells])
+    ids = np.where(uncertain, np.uint8(VOID), np.array([0, *(each.class_id for each in drawn)], np.uint8)[cells])
     return ids.repeat(_CELL, 0).repeat(_CELL, 1)[: size[0], : size[1]]
 
 

@@ -1,0 +1,368 @@
+"""The device code of `fastia.kernels.triton`: cross-entropy and argmax of bilinearly upsampled logits, never formed.
+
+Each kernel is compiled once per block of classes, dtype and `align_corners`, and once more (`WIDE`) for tensors whose
+offsets need 64 bits: sizes, strides and addresses are never specialised on.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from fastia.kernels.triton_interpolation import (
+    as_index,
+    corners_of,
+    exp,
+    first_output,
+    fraction_of,
+    interpolate,
+    mix,
+)
+
+
+def _kernel(function: Callable) -> Any:
+    """`triton.jit` without specialisation: neither on values such as 1 or multiples of 16, nor on aligned addresses."""
+    names = [name for name, p in inspect.signature(function).parameters.items() if p.annotation is not tl.constexpr]
+    return triton.jit(function, do_not_specialize=names, do_not_specialize_on_alignment=names)
+
+
+@triton.jit
+def _target_class(target, weights, target_offset, weights_offset, mask, weighted, num_classes, ignore_index):
+    """The class of each pixel, -1 where it is ignored, and its weight, 1 where it has none."""
+    ids = tl.load(target + target_offset, mask=mask, other=0).to(tl.int64)
+    weight = tl.load(weights + weights_offset, mask=mask & weighted, other=1.0)
+    valid = mask & (ids >= 0) & (ids < num_classes) & (ids != ignore_index)
+    # A NaN weight is no negative one: it shows in the loss.
+    return tl.where(valid & ((weight >= 0) | (weight != weight)), ids, -1).to(tl.int32), weight
+
+
+@_kernel
+def forward_kernel(
+    logits, target, weights, class_weight, loss, log_sum_exp, partial_sums,
+    logits_b: tl.int64, logits_c: tl.int64, logits_y: tl.int64, logits_x: tl.int64,
+    target_b: tl.int64, target_y: tl.int64, target_x: tl.int64,
+    weights_b: tl.int64, weights_y: tl.int64, weights_x: tl.int64,
+    num_classes: tl.int32, in_height: tl.int32, in_width: tl.int32, out_height: tl.int32, out_width: tl.int32,
+    label_smoothing: tl.float32,
+    ignore_index: tl.int32, weights_width: tl.int32, num_class_weights: tl.int32,
+    ALIGN_CORNERS: tl.constexpr, WIDE: tl.constexpr, CLASSES: tl.constexpr, PIXELS: tl.constexpr,
+):  # fmt: skip
+    size = as_index(out_height, WIDE) * out_width
+    tiles = tl.cdiv(size, PIXELS)
+    program = tl.program_id(0)
+    b = program // tiles
+    pixel = program % tiles * PIXELS + tl.arange(0, PIXELS)
+    y, x = (pixel // out_width).to(tl.int32), (pixel % out_width).to(tl.int32)
+    inside = pixel < size
+
+    label, weight = _target_class(
+        target,
+        weights,
+        b * as_index(target_b, WIDE) + y * as_index(target_y, WIDE) + x * as_index(target_x, WIDE),
+        b * as_index(weights_b, WIDE) + y * as_index(weights_y, WIDE) + x * as_index(weights_x, WIDE),
+        inside, x < weights_width, num_classes, ignore_index,
+    )  # fmt: skip
+    valid = label >= 0
+    lse = tl.full([PIXELS], 0.0, tl.float64)
+    ce = tl.full([PIXELS], 0.0, tl.float32)
+    label_weight = tl.full([PIXELS], 0.0, tl.float32)
+    if tl.max(valid.to(tl.int32), 0) > 0:
+        stride = as_index(logits_c, WIDE)
+        top_left, top_right, bottom_left, bottom_right, fraction_y, fraction_x = corners_of(
+            as_index(y, WIDE), as_index(x, WIDE), as_index(logits_y, WIDE), as_index(logits_x, WIDE),
+            in_height, in_width, out_height, out_width, ALIGN_CORNERS,
+        )  # fmt: skip
+        image = logits + b * as_index(logits_b, WIDE)
+        resized = ((in_height != out_height) | (in_width != out_width)).to(tl.int32)
+        largest = tl.full([PIXELS], float("-inf"), tl.float32)
+        total = tl.full([PIXELS], 0.0, tl.float32)
+        below = tl.full([PIXELS], 0.0, tl.float32)  # sum over classes of class_weight * (shift - z)
+        shift = tl.full([PIXELS], 0.0, tl.float32)
+        class_total = 0.0
+        for first in range(0, num_classes, CLASSES):
+            c = first + tl.arange(0, CLASSES)
+            present = c < num_classes
+            corners = (
+                top_left[None, :], top_right[None, :], bottom_left[None, :], bottom_right[None, :],
+                fraction_y[None, :], fraction_x[None, :],
+            )  # fmt: skip
+            z = interpolate(image + (c * stride)[:, None], corners, present[:, None] & valid[None, :], resized)
+            z = tl.where(present[:, None], z, float("-inf"))
+            larger = tl.maximum(largest, tl.max(z, 0))
+            previous_shift = shift
+            shift = tl.where(larger == float("-inf"), 0.0, larger)
+            if label_smoothing != 0:
+                class_weights = tl.load(class_weight + c, mask=present & (c < num_class_weights), other=1.0)
+                each = tl.where(present[:, None], class_weights[:, None] * (shift[None, :] - z), 0.0)
+                below += (shift - previous_shift) * class_total + tl.sum(each, 0)
+                class_total += tl.sum(tl.where(present, class_weights, 0.0), 0)
+            total = total * exp(largest - shift) + tl.sum(exp(z - shift[None, :]), 0)
+            largest = larger
+        log_total = tl.log(total)
+        lse = largest.to(tl.float64) + log_total.to(tl.float64)
+
+        corners = top_left, top_right, bottom_left, bottom_right, fraction_y, fraction_x
+        z = interpolate(image + tl.maximum(label, 0) * stride, corners, valid, resized)
+        label_weight = tl.load(class_weight + label, mask=valid & (label < num_class_weights), other=1.0)
+        ce = (1.0 - label_smoothing) * label_weight * ((largest - z) + log_total)
+        if label_smoothing != 0:
+            ce += label_smoothing / num_classes * (class_total * log_total + below)
+    lse = tl.where(valid, lse, 0.0)
+    ce = tl.where(valid, weight * ce, 0.0)
+    offset = b * size + pixel
+    tl.store(loss + offset, ce, mask=inside)
+    tl.store(log_sum_exp + offset, lse, mask=inside)
+    programs = tl.num_programs(0)
+    tl.store(partial_sums + program, tl.sum(ce, 0))
+    tl.store(partial_sums + programs + program, tl.sum(tl.where(valid, weight * label_weight, 0.0), 0))
+    tl.store(partial_sums + 2 * programs + program, tl.sum(valid.to(tl.float32), 0))
+
+
+@_kernel
+def argmax_kernel(
+    logits, out,
+    logits_b: tl.int64, logits_c: tl.int64, logits_y: tl.int64, logits_x: tl.int64,
+    num_classes: tl.int32, in_height: tl.int32, in_width: tl.int32, out_height: tl.int32, out_width: tl.int32,
+    ALIGN_CORNERS: tl.constexpr, WIDE: tl.constexpr, CLASSES: tl.constexpr, PIXELS: tl.constexpr,
+):  # fmt: skip
+    size = as_index(out_height, WIDE) * out_width
+    tiles = tl.cdiv(size, PIXELS)
+    program = tl.program_id(0)
+    b = program // tiles
+    pixel = program % tiles * PIXELS + tl.arange(0, PIXELS)
+    y, x = (pixel // out_width).to(tl.int32), (pixel % out_width).to(tl.int32)
+    inside = pixel < size
+    top_left, top_right, bottom_left, bottom_right, fraction_y, fraction_x = corners_of(
+        as_index(y, WIDE), as_index(x, WIDE), as_index(logits_y, WIDE), as_index(logits_x, WIDE),
+        in_height, in_width, out_height, out_width, ALIGN_CORNERS,
+    )  # fmt: skip
+    image = logits + b * as_index(logits_b, WIDE)
+    resized = ((in_height != out_height) | (in_width != out_width)).to(tl.int32)
+    absent = 2**31 - 1
+    best = tl.full([PIXELS], float("-inf"), tl.float32)
+    best_class = tl.full([PIXELS], 0, tl.int32)
+    first_nan = tl.full([PIXELS], absent, tl.int32)  # torch's argmax takes the first NaN
+    for first in range(0, num_classes, CLASSES):
+        c = first + tl.arange(0, CLASSES)
+        present = c < num_classes
+        corners = (
+            top_left[None, :], top_right[None, :], bottom_left[None, :], bottom_right[None, :],
+            fraction_y[None, :], fraction_x[None, :],
+        )  # fmt: skip
+        pointer = image + (c * as_index(logits_c, WIDE))[:, None]
+        z = interpolate(pointer, corners, present[:, None] & inside[None, :], resized)
+        z = tl.where(present[:, None], z, float("-inf"))
+        c = c[:, None]
+        first_nan = tl.minimum(first_nan, tl.min(tl.where(z != z, c, absent), 0))
+        value = tl.max(z, 0)
+        better = value > best
+        best_class = tl.where(better, tl.min(tl.where(z == value[None, :], c, absent), 0), best_class)
+        best = tl.where(better, value, best)
+    best_class = tl.where(first_nan < absent, first_nan, best_class)
+    tl.store(out + b * size + pixel, best_class.to(out.dtype.element_ty), mask=inside)
+
+
+@_kernel
+def pixel_kernel(
+    grad, target, weights, log_sum_exp, class_weight, class_weight_total, on_loss, on_softmax, offset, labels, row_used,
+    grad_b: tl.int64, grad_y: tl.int64, grad_x: tl.int64,
+    target_b: tl.int64, target_y: tl.int64, target_x: tl.int64,
+    weights_b: tl.int64, weights_y: tl.int64, weights_x: tl.int64,
+    num_classes: tl.int32, height: tl.int32, width: tl.int32, label_smoothing: tl.float32,
+    ignore_index: tl.int32, weights_width: tl.int32, num_class_weights: tl.int32,
+    WIDE: tl.constexpr, PIXELS: tl.constexpr,
+):  # fmt: skip
+    """What a backward needs of each pixel, and of each row whether it has a pixel that is not ignored.
+
+    With u = `on_loss` and a = `on_softmax`, the gradient of logit c of a pixel of class y is
+    a exp(z_c - offset) - u (1 - s) class_weight_y [c = y] - u s / C class_weight_c.
+    The offset is the log-sum-exp in float32; what that rounds off goes into a.
+    """
+    row = tl.program_id(0)
+    b, y = row // height, row % height
+    class_total = tl.load(class_weight_total, mask=num_class_weights > 0, other=num_classes.to(tl.float32))
+    used = tl.full([PIXELS], 0, tl.int32)
+    for first in range(0, width, PIXELS):
+        x = first + tl.arange(0, PIXELS)
+        inside = x < width
+        label, weight = _target_class(
+            target,
+            weights,
+            b * as_index(target_b, WIDE) + y * as_index(target_y, WIDE) + x * as_index(target_x, WIDE),
+            b * as_index(weights_b, WIDE) + y * as_index(weights_y, WIDE) + x * as_index(weights_x, WIDE),
+            inside, x < weights_width, num_classes, ignore_index,
+        )  # fmt: skip
+        valid = label >= 0
+        used |= valid.to(tl.int32)
+        position = as_index(row, WIDE) * width + x
+        grad_offset = b * as_index(grad_b, WIDE) + y * as_index(grad_y, WIDE) + x * as_index(grad_x, WIDE)
+        u = tl.load(grad + grad_offset, mask=valid, other=0.0) * weight
+        lse = tl.load(log_sum_exp + position, mask=valid, other=0.0)
+        rounded = lse.to(tl.float32)
+        residual = (lse - rounded.to(tl.float64)).to(tl.float32)
+        label_weight = tl.load(class_weight + label, mask=valid & (label < num_class_weights), other=1.0)
+        a = u * ((1.0 - label_smoothing) * label_weight + label_smoothing / num_classes * class_total)
+        tl.store(on_loss + position, u, mask=valid)
+        tl.store(on_softmax + position, tl.fma(-a, residual, a), mask=valid)
+        tl.store(offset + position, rounded, mask=valid)
+        tl.store(labels + position, label.to(labels.dtype.element_ty), mask=inside)
+    tl.store(row_used + row, tl.max(used, 0))
+
+
+@triton.jit
+def _load_pixel(on_loss, on_softmax, offset, labels, class_weight, position, mask, label_smoothing, num_class_weights):
+    """A pixel's class, factors of softmax and one-hot target, loss gradient and offset (see `pixel_kernel`)."""
+    label = tl.load(labels + position, mask=mask, other=-1).to(tl.int32)
+    valid = label >= 0
+    u = tl.load(on_loss + position, mask=valid, other=0.0)
+    a = tl.load(on_softmax + position, mask=valid, other=0.0)
+    shift = tl.load(offset + position, mask=valid, other=0.0)
+    label_weight = tl.load(class_weight + label, mask=valid & (label < num_class_weights), other=1.0)
+    return label, a, u * ((1.0 - label_smoothing) * label_weight), u, shift
+
+
+@triton.jit
+def _logit_gradient(z, c, label, on_softmax, on_target, on_each, shift):
+    g = tl.where(label[None, :] == c[:, None], -on_target[None, :], 0.0)
+    g = tl.fma(on_softmax[None, :], exp(z - shift[None, :]), g) - on_each
+    return tl.where((label >= 0)[None, :], g, 0.0)
+
+
+@_kernel
+def backward_kernel(
+    logits, on_loss, on_softmax, offset, labels, row_used, class_weight, grad_logits,
+    logits_b: tl.int64, logits_c: tl.int64, logits_y: tl.int64, logits_x: tl.int64,
+    grad_b: tl.int64, grad_c: tl.int64, grad_y: tl.int64, grad_x: tl.int64,
+    num_classes: tl.int32, in_height: tl.int32, in_width: tl.int32, out_height: tl.int32, out_width: tl.int32,
+    label_smoothing: tl.float32, num_class_weights: tl.int32, strip: tl.int32,
+    ALIGN_CORNERS: tl.constexpr, WIDE: tl.constexpr, CLASSES: tl.constexpr, CELLS: tl.constexpr,
+):  # fmt: skip
+    """One lane per class and cell, a cell being the outputs between four neighbours; first row and column are halo."""
+    blocks = tl.cdiv(num_classes, CLASSES)
+    tiles = tl.cdiv(in_width, CELLS - 1)
+    strips = tl.cdiv(in_height, strip)
+    program = tl.program_id(0)
+    c = program % blocks * CLASSES + tl.arange(0, CLASSES)
+    program = program // blocks
+    lane = tl.arange(0, CELLS)
+    cell = program % tiles * (CELLS - 1) - 1 + lane
+    program = program // tiles
+    first_row = program % strips * strip
+    b = program // strips
+
+    in_tile = (cell >= 0) & (cell < in_width)
+    start = first_output(as_index(cell, WIDE), in_width, out_width, ALIGN_CORNERS).to(tl.int32)
+    stop = first_output(as_index(cell + 1, WIDE), in_width, out_width, ALIGN_CORNERS).to(tl.int32)
+    count = tl.where(in_tile, stop - start, 0)
+    longest = tl.max(count, 0)
+
+    present = c < num_classes
+    mask = present[:, None] & in_tile[None, :]
+    class_weights = tl.load(class_weight + c, mask=c < num_class_weights, other=1.0)
+    class_shares = label_smoothing / num_classes * class_weights
+    stride_y, stride_x = as_index(logits_y, WIDE), as_index(logits_x, WIDE)
+    plane = logits + b * as_index(logits_b, WIDE) + (c * as_index(logits_c, WIDE))[:, None]
+    left = (tl.maximum(cell, 0) * stride_x)[None, :]
+    right = (tl.minimum(cell + 1, in_width - 1) * stride_x)[None, :]
+    grad_column = grad_logits + b * as_index(grad_b, WIDE) + (c * as_index(grad_c, WIDE))[:, None]
+    grad_column += (cell * as_index(grad_x, WIDE))[None, :]
+    written = mask & (lane > 0)[None, :]
+    left_lane = tl.broadcast_to(tl.maximum(lane - 1, 0)[None, :], (CLASSES, CELLS))
+    last_cell = (cell == in_width - 1)[None, :]
+
+    halo_row = tl.maximum(first_row - 1, 0)
+    bottom_left = tl.load(plane + halo_row * stride_y + left, mask=mask, other=0.0).to(tl.float32)
+    bottom_right = tl.load(plane + halo_row * stride_y + right, mask=mask, other=0.0).to(tl.float32)
+    next_left = tl.full([CLASSES, CELLS], 0.0, tl.float32)
+    next_right = tl.full([CLASSES, CELLS], 0.0, tl.float32)
+    end = first_output(as_index(halo_row, WIDE), in_height, out_height, ALIGN_CORNERS).to(tl.int32)
+    for step in range(0, tl.minimum(first_row + strip, in_height) - halo_row):
+        row = halo_row + step
+        begin = end
+        end = first_output(as_index(row + 1, WIDE), in_height, out_height, ALIGN_CORNERS).to(tl.int32)
+        top_left, top_right = bottom_left, bottom_right
+        below = tl.minimum(row + 1, in_height - 1) * stride_y
+        bottom_left = tl.load(plane + below + left, mask=mask, other=0.0).to(tl.float32)
+        bottom_right = tl.load(plane + below + right, mask=mask, other=0.0).to(tl.float32)
+        grad_left, grad_right = next_left, next_right
+        next_left = tl.full([CLASSES, CELLS], 0.0, tl.float32)
+        next_right = tl.full([CLASSES, CELLS], 0.0, tl.float32)
+        for line in range(0, end - begin):
+            y = begin + line
+            output_row = as_index(b, WIDE) * out_height + y
+            if tl.load(row_used + output_row) != 0:
+                lower_weight = fraction_of(as_index(y, WIDE), as_index(row, WIDE), in_height, out_height, ALIGN_CORNERS)
+                upper_weight = 1.0 - lower_weight
+                z_left = mix(top_left, bottom_left, upper_weight, lower_weight)
+                z_right = mix(top_right, bottom_right, upper_weight, lower_weight)
+                sum_left = tl.full([CLASSES, CELLS], 0.0, tl.float32)
+                sum_right = tl.full([CLASSES, CELLS], 0.0, tl.float32)
+                for k in range(0, longest):
+                    x = start + k
+                    position = output_row * out_width + x
+                    label, softmax_factor, target_factor, u, shift = _load_pixel(
+                        on_loss, on_softmax, offset, labels, class_weight, position, k < count,
+                        label_smoothing, num_class_weights,
+                    )  # fmt: skip
+                    right_weight = fraction_of(
+                        as_index(x, WIDE), as_index(cell, WIDE), in_width, out_width, ALIGN_CORNERS
+                    )
+                    left_weight = 1.0 - right_weight
+                    z = mix(z_left, z_right, left_weight[None, :], right_weight[None, :])
+                    each = u[None, :] * class_shares[:, None]
+                    g = _logit_gradient(z, c, label, softmax_factor, target_factor, each, shift)
+                    sum_left = tl.fma(left_weight[None, :], g, sum_left)
+                    sum_right = tl.fma(right_weight[None, :], g, sum_right)
+                grad_left = tl.fma(upper_weight, sum_left, grad_left)
+                grad_right = tl.fma(upper_weight, sum_right, grad_right)
+                next_left = tl.fma(lower_weight, sum_left, next_left)
+                next_right = tl.fma(lower_weight, sum_right, next_right)
+        if row == in_height - 1:  # its lower neighbour is the row itself
+            grad_left += next_left
+            grad_right += next_right
+        if row >= first_row:
+            gradient = grad_left + tl.gather(grad_right, left_lane, 1) + tl.where(last_cell, grad_right, 0.0)
+            pointer = grad_column + row * as_index(grad_y, WIDE)
+            tl.store(pointer, gradient.to(grad_logits.dtype.element_ty), mask=written)
+
+
+@_kernel
+def backward_same_size_kernel(
+    logits, on_loss, on_softmax, offset, labels, class_weight, grad_logits,
+    logits_b: tl.int64, logits_c: tl.int64, logits_y: tl.int64, logits_x: tl.int64,
+    grad_b: tl.int64, grad_c: tl.int64, grad_y: tl.int64, grad_x: tl.int64,
+    num_classes: tl.int32, height: tl.int32, width: tl.int32, label_smoothing: tl.float32, num_class_weights: tl.int32,
+    WIDE: tl.constexpr, CLASSES: tl.constexpr, PIXELS: tl.constexpr,
+):  # fmt: skip
+    """The gradient where nothing is resized: one lane per pixel."""
+    size = as_index(height, WIDE) * width
+    tiles = tl.cdiv(size, PIXELS)
+    program = tl.program_id(0)
+    b = program // tiles
+    pixel = program % tiles * PIXELS + tl.arange(0, PIXELS)
+    y, x = (pixel // width).to(tl.int32), (pixel % width).to(tl.int32)
+    inside = pixel < size
+    position = b * size + pixel
+    label, softmax_factor, target_factor, u, shift = _load_pixel(
+        on_loss, on_softmax, offset, labels, class_weight, position, inside, label_smoothing, num_class_weights
+    )
+    valid = label >= 0
+    used = tl.max(valid.to(tl.int32), 0) > 0
+    z_offset = y * as_index(logits_y, WIDE) + x * as_index(logits_x, WIDE)
+    grad_offset = y * as_index(grad_y, WIDE) + x * as_index(grad_x, WIDE)
+    image = logits + b * as_index(logits_b, WIDE)
+    grad_image = grad_logits + b * as_index(grad_b, WIDE)
+    for first in range(0, num_classes, CLASSES):
+        c = first + tl.arange(0, CLASSES)
+        present = (c < num_classes)[:, None]
+        g = tl.full([CLASSES, PIXELS], 0.0, tl.float32)
+        if used:
+            class_weights = tl.load(class_weight + c, mask=c < num_class_weights, other=1.0)
+            pointer = image + (c * as_index(logits_c, WIDE))[:, None] + z_offset[None, :]
+            z = tl.load(pointer, mask=present & valid[None, :], other=0.0).to(tl.float32)
+            each = u[None, :] * (label_smoothing / num_classes * class_weights)[:, None]
+            g = _logit_gradient(z, c, label, softmax_factor, target_factor, each, shift)
+        pointer = grad_image + (c * as_index(grad_c, WIDE))[:, None] + grad_offset[None, :]
+        tl.store(pointer, g.to(grad_logits.dtype.element_ty), mask=present & inside[None, :])
