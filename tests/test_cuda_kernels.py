@@ -138,7 +138,11 @@ PLANTED = {
         "const Index before = atomicMin(&parent[larger], smaller);",
         "const Index before = parent[larger];\n        parent[larger] = smaller;",
     ),
-    "last pixels of a border left out": ("merge.cu", "if (pixel >= border_pixels)", "if (pixel + 32 >= border_pixels)"),
+    "last pixels of a border left out": (
+        "merge.cu",
+        "if (word_number >= border_words)",
+        "if (word_number + 1 >= border_words)",
+    ),
     "diagonal across the end of a row": ("runs.cuh", " && !(first && x == 0)", ""),
     "ballot by some lanes": (
         "edges.cuh",

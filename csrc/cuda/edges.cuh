@@ -52,7 +52,7 @@ __device__ inline unsigned edges_of_bytes(const char* bytes, unsigned before) {
 
 // The edges of the word at `own` of each lane, 0 past the strip's end. The lanes hold 32 adjacent words of the strip.
 template <class Id>
-__device__ unsigned find_edges(const Masks<Id>& masks, const Strip& strip, const WordCursor& own) {
+__device__ unsigned find_edges(const Masks<Id>& masks, const Strip& strip, const Cursor& own) {
     const unsigned lane = threadIdx.x % 32;
     const long long width = strip.division.width;
     unsigned edges = 0;

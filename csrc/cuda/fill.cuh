@@ -4,37 +4,64 @@
 
 namespace fastia {
 
-// Values of runs lie in shared memory where there is room; else each pixel asks for its own.
+// Four values, written at once.
+template <class Value>
+struct __align__(sizeof(Value) < 4 ? 4 * sizeof(Value) : 16) Quad {
+    Value value[4];
+};
+
+// Four adjacent pixels a thread, from an address on that suits a Quad, whatever the width; fewer at the ends of rows.
+template <class Value>
+__device__ void fill_quads(const Strip& strip, Span<Word> words, Span<Value> values, Value* out) {
+    const unsigned width = static_cast<unsigned>(strip.division.width);
+    const unsigned past = static_cast<unsigned>(reinterpret_cast<unsigned long long>(out) / sizeof(Value));
+    const unsigned quads = (width + 6) / 4;  // the most that have pixels of a row
+    for (Cursor at(threadIdx.x, blockDim.x, quads); at.row < strip.rows; at.advance()) {
+        const unsigned pixel = at.row * width;
+        const int first = static_cast<int>(4 * at.column) - static_cast<int>((past + pixel) % 4);
+        const int x = max(first, 0), count = min(first + 4, static_cast<int>(width)) - x;
+        if (count <= 0) continue;
+        const unsigned column = x / 32, number = at.row * strip.words_per_row + column;
+        const Word word = words[number];
+        const unsigned next = column + 1 < strip.words_per_row ? static_cast<Word>(words[number + 1]).edges : 0;
+        const unsigned edges = __funnelshift_r(word.edges, next, x);
+        unsigned run = word.run(x % 32);
+        Quad<Value> quad;
+        quad.value[0] = values[run];
+        for (int i = 1; i < 4; ++i) {
+            quad.value[i] = quad.value[i - 1];
+            if (edges >> i & 1) quad.value[i] = values[++run];
+        }
+        Value* const to = out + pixel + x;
+        if (count == 4) {
+            *reinterpret_cast<Quad<Value>*>(to) = quad;
+        } else {
+            for (int i = 0; i < 4; ++i)
+                if (i < count) to[i] = quad.value[i];
+        }
+    }
+}
+
+// Words and the values of runs go through shared memory where there is room; else each pixel asks for its own.
 template <class Value, class ValueOf>
 __device__ void fill_strip(const Strip& strip, unsigned runs, const Word* image_words, const unsigned* run_component,
-                           unsigned capacity, Value* out, ValueOf value_of) {
+                           unsigned word_capacity, unsigned capacity, Value* out, ValueOf value_of) {
     const Word* const words = image_words + strip.first_word();
     const unsigned* const component = run_component + strip.slot;
     Value* const strip_out = out + strip.slot;
-    const bool fits = runs <= capacity;
-    const Span<Word> staged = shared_span<Word>(0, blockDim.x);
-    const Span<Value> values = shared_span<Value>(blockDim.x * sizeof(Word), capacity);
-    if (fits) {
+    if (runs <= capacity && strip.words() <= word_capacity) {
+        const Span<Word> staged = shared_span<Word>(0, word_capacity);
+        const Span<Value> values = shared_span<Value>(word_capacity * sizeof(Word), capacity);
+        for (unsigned word = threadIdx.x; word < strip.words(); word += blockDim.x) staged[word] = words[word];
         for (unsigned run = threadIdx.x; run < runs; run += blockDim.x) values[run] = value_of(component[run]);
-    }
-    WordCursor at(strip, threadIdx.x / 32, blockDim.x / 32);
-    for (unsigned first = 0; first < strip.words(); first += blockDim.x) {
-        if (first + threadIdx.x < strip.words()) staged[threadIdx.x] = words[first + threadIdx.x];
         __syncthreads();
-        const unsigned end = min(first + blockDim.x, strip.words());
-        for (; at.number < end; at.advance()) {
-            const long long x = 32LL * at.column + threadIdx.x % 32;
-            if (x >= strip.division.width) continue;
-            const Word word = staged[at.number - first];
-            const unsigned run = word.run(threadIdx.x % 32);
-            Value value;
-            if (fits)
-                value = values[run];
-            else
-                value = value_of(component[run]);
-            strip_out[at.row * strip.division.width + x] = value;
+        fill_quads(strip, staged, values, strip_out);
+    } else {
+        const unsigned width = static_cast<unsigned>(strip.division.width);
+        for (Cursor at(threadIdx.x, blockDim.x, width); at.row < strip.rows; at.advance()) {
+            const Word word = words[at.row * strip.words_per_row + at.column / 32];
+            strip_out[at.number] = value_of(component[word.run(at.column % 32)]);
         }
-        __syncthreads();
     }
 }
 

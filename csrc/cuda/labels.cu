@@ -26,12 +26,13 @@ struct Labels {
 template <class Index>
 __device__ void fill_labels(const Division& division, const StripCounts* counts, const Word* words,
                             const unsigned* run_component, const Index* component_parent, const unsigned* rank,
-                            const unsigned* strip_roots, unsigned capacity, int* out) {
+                            const unsigned* strip_roots, unsigned word_capacity, unsigned capacity, int* out) {
     const Strip strip = strip_of_block(division);
     const Labels<Index> labels(strip, component_parent, rank, strip_roots);
-    fill_strip(strip, counts[blockIdx.x].runs, words, run_component, capacity, out, [&](unsigned component) {
-        return is_component(component) ? labels.of(static_cast<Index>(strip.component_base() + component)) : 0;
-    });
+    fill_strip(
+        strip, counts[blockIdx.x].runs, words, run_component, word_capacity, capacity, out, [&](unsigned component) {
+            return is_component(component) ? labels.of(static_cast<Index>(strip.component_base() + component)) : 0;
+        });
 }
 
 // The tables of the components of a batch, [images, K], in label order.
@@ -80,7 +81,7 @@ __device__ void fill_boxes(const Division& division, const Word* image_words, co
     const Strip strip = strip_of_block(division);
     const Labels<Index> labels(strip, component_parent, rank, strip_roots);
     const Word* const words = image_words + strip.first_word();
-    WordCursor at(strip, threadIdx.x, blockDim.x);
+    Cursor at = words_of_thread(strip);
     for (unsigned first = 0; first < strip.words(); first += blockDim.x, at.advance()) {
         const bool present = at.number < strip.words();
         const Word word = present ? words[at.number] : Word{0, 0};
@@ -116,9 +117,10 @@ __device__ void fill_boxes(const Division& division, const Word* image_words, co
     extern "C" __global__ void fastia_fill_labels_##name(                                                              \
         long long height, long long width, long long rows, const fastia::StripCounts* counts,                          \
         const fastia::Word* words, const unsigned* run_component, const Index* component_parent, const unsigned* rank, \
-        const unsigned* strip_roots, long long capacity, int* labels) {                                                \
+        const unsigned* strip_roots, long long word_capacity, long long capacity, int* labels) {                       \
         fastia::fill_labels<Index>({height, width, rows}, counts, words, run_component, component_parent, rank,        \
-                                   strip_roots, static_cast<unsigned>(capacity), labels);                              \
+                                   strip_roots, static_cast<unsigned>(word_capacity), static_cast<unsigned>(capacity), \
+                                   labels);                                                                            \
     }                                                                                                                  \
     extern "C" __global__ void fastia_fill_tables_##name(                                                              \
         long long height, long long width, long long rows, const fastia::StripCounts* counts,                          \

@@ -7,18 +7,19 @@ template <class Index>
 __device__ void merge_strips(bool diagonal, const Division& division, const Word* words, const unsigned* run_component,
                              Index* component_parent, const unsigned short* component_class) {
     const unsigned words_per_row = division.words_per_row();
-    const long long border_pixels = static_cast<long long>(division.strips() - 1) * words_per_row * 32;
-    const long long blocks_per_image = (border_pixels + blockDim.x - 1) / blockDim.x;
-    const long long image = blockIdx.x / blocks_per_image;
-    const long long pixel = blockIdx.x % blocks_per_image * blockDim.x + threadIdx.x;
-    if (pixel >= border_pixels) return;
-
     // A thread for each pixel, not for each word: what takes time here is to wait for parents, one after the other.
+    const unsigned words_per_block = blockDim.x / 32;
+    const unsigned border_words = (division.strips() - 1) * words_per_row;
+    const unsigned blocks_per_image = (border_words + words_per_block - 1) / words_per_block;
+    const unsigned image = blockIdx.x / blocks_per_image;
+    const unsigned word_number = blockIdx.x % blocks_per_image * words_per_block + threadIdx.x / 32;
+    if (word_number >= border_words) return;
+    const unsigned border = word_number / words_per_row, column = word_number % words_per_row;
     const unsigned x = threadIdx.x % 32;
-    const long long border = pixel / 32 / words_per_row, column = pixel / 32 % words_per_row;
+
     const Strip below(division, image, border + 1);
     const Word* const word = words + below.first_word() + column;
-    const Word lower = word[0], upper = word[-static_cast<long long>(words_per_row)];
+    const Word lower = word[0], upper = *(word - words_per_row);
     if (!((upper.edges | lower.edges) >> x & 1)) return;
 
     const Strip above(division, image, border);

@@ -48,7 +48,7 @@ constexpr unsigned kNumbered = 0x80000000u;
 template <class Id>
 __device__ unsigned find_runs(const Masks<Id>& masks, const Strip& strip, Word* words, Span<unsigned> sums) {
     unsigned runs = 0;
-    WordCursor word(strip, threadIdx.x, blockDim.x);
+    Cursor word = words_of_thread(strip);
     for (unsigned first = 0; first < strip.words(); first += blockDim.x, word.advance()) {
         const unsigned edges = find_edges(masks, strip, word);
         unsigned all;
@@ -70,7 +70,7 @@ struct Runs {
 template <class Id>
 __device__ __forceinline__ void start_runs(const Runs& runs, const Masks<Id>& masks, const Classes& classes,
                                            const Strip& strip, const Word* words, bool measured) {
-    for (WordCursor at(strip, threadIdx.x, blockDim.x); at.number < strip.words(); at.advance()) {
+    for (Cursor at = words_of_thread(strip); at.number < strip.words(); at.advance()) {
         const long long y = strip.first_row + at.row, x = 32LL * at.column;
         const Word word = words[at.number];
         unsigned run = word.runs_before;
@@ -89,7 +89,7 @@ __device__ __forceinline__ void start_runs(const Runs& runs, const Masks<Id>& ma
 // Unites runs of one class that touch, and adds the pixels of runs in words where they only go on.
 __device__ __forceinline__ void unite_runs(const Runs& runs, const Strip& strip, bool diagonal, const Word* words,
                                            bool measured) {
-    for (WordCursor at(strip, threadIdx.x, blockDim.x); at.number < strip.words(); at.advance()) {
+    for (Cursor at = words_of_thread(strip); at.number < strip.words(); at.advance()) {
         const Word lower = words[at.number];
         if (measured && !(lower.edges & 1)) {
             const unsigned end = lower.edges ? __ffs(lower.edges) - 1 : strip.word_width(at.column);

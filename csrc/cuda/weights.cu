@@ -27,21 +27,23 @@ template <class Format, class Index>
 __device__ void fill_weights(const Division& division, const StripCounts* counts, const Word* words,
                              const unsigned* run_component, const Index* component_parent,
                              const unsigned short* component_class, const Index* total, const Index* class_total,
-                             long long classes, double tau, unsigned capacity, typename Format::Bits* out) {
+                             long long classes, double tau, unsigned word_capacity, unsigned capacity,
+                             typename Format::Bits* out) {
     using Bits = typename Format::Bits;
     const Strip strip = strip_of_block(division);
     const long long image_slot = strip.image_slot();
     const Index* const image_class_total = class_total + strip.image * classes;
-    fill_strip(strip, counts[blockIdx.x].runs, words, run_component, capacity, out, [&](unsigned component) -> Bits {
-        if (component == kIgnored) return Format::round(0.0);
-        if (component == kBackground) return Format::round(1.0);
-        const long long slot = strip.slot + component;
-        const Index root = component_parent[slot];
-        const Index own = total[image_slot + root];
-        const Index of_class = image_class_total[classes > 1 ? component_class[slot] : 0];
-        const double ratio = __ddiv_rn(static_cast<double>(of_class), static_cast<double>(own));
-        return Format::round(min(tau, ratio));
-    });
+    fill_strip(strip, counts[blockIdx.x].runs, words, run_component, word_capacity, capacity, out,
+               [&](unsigned component) -> Bits {
+                   if (component == kIgnored) return Format::round(0.0);
+                   if (component == kBackground) return Format::round(1.0);
+                   const long long slot = strip.slot + component;
+                   const Index root = component_parent[slot];
+                   const Index own = total[image_slot + root];
+                   const Index of_class = image_class_total[classes > 1 ? component_class[slot] : 0];
+                   const double ratio = __ddiv_rn(static_cast<double>(of_class), static_cast<double>(own));
+                   return Format::round(min(tau, ratio));
+               });
 }
 
 }  // namespace fastia
@@ -51,10 +53,11 @@ __device__ void fill_weights(const Division& division, const StripCounts* counts
         long long height, long long width, long long rows, const fastia::StripCounts* counts,                       \
         const fastia::Word* words, const unsigned* run_component, const Index* component_parent,                    \
         const unsigned short* component_class, const Index* total, const Index* class_total, long long classes,     \
-        double tau, long long capacity, fastia::Format::Bits* weights) {                                            \
+        double tau, long long word_capacity, long long capacity, fastia::Format::Bits* weights) {                   \
         fastia::fill_weights<fastia::Format, Index>({height, width, rows}, counts, words, run_component,            \
                                                     component_parent, component_class, total, class_total, classes, \
-                                                    tau, static_cast<unsigned>(capacity), weights);                 \
+                                                    tau, static_cast<unsigned>(word_capacity),                      \
+                                                    static_cast<unsigned>(capacity), weights);                      \
     }
 #define FASTIA_WEIGHTS_OF(name, Format)         \
     FASTIA_WEIGHTS(name##_32, Format, unsigned) \

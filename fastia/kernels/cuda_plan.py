@@ -79,7 +79,7 @@ class Tuning(NamedTuple):
     block: int = 256  # threads, a multiple of 32
     strips: int = 528  # wanted in a batch: 4 on each of 132 multiprocessors
     strip_words: tuple[int, int] = (256, 1024)  # fewest and most words of 32 pixels in a strip, but for whole rows
-    capacity: int = 2720  # runs of a strip that shared memory has room for: 6 blocks to a multiprocessor
+    capacity: int = 2720  # runs of a strip that shared memory has room for
     scratch_bytes: int = 2**29  # for the images that share one set of launches; one image may need more
     wide: bool = False  # 64-bit numbers of components for small images too
 
@@ -255,6 +255,7 @@ class _Chunk:
             self.parent,
             self.rank,
             self.strip_roots,
+            self.tuning.strip_words[1],
             self.tuning.capacity,
             self.output("labels", 4 * self.pixels),
         )
@@ -309,12 +310,13 @@ class _Chunk:
             self.class_total,
             self.classes,
             float(tau),
+            self.tuning.strip_words[1],
             self.tuning.capacity,
             self.output("weights", size * self.pixels),
         )
 
     def _fill_bytes(self, value_bytes: int) -> int:
-        return 8 * self.tuning.block + value_bytes * self.tuning.capacity
+        return 8 * self.tuning.strip_words[1] + value_bytes * self.tuning.capacity
 
     def _launch(self, source: str, kernel: str, grid: int, shared_bytes: int, *arguments: Argument) -> Launch:
         name = f"fastia_{kernel}_{64 if self.wide else 32}"
