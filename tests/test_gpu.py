@@ -34,7 +34,7 @@ def on_gpu(masks: np.ndarray) -> torch.Tensor:
     """The same ids in a layout of the same kind: strides that are negative here are not there."""
     masks = masks[tuple(slice(None, None, -1 if stride < 0 else 1) for stride in masks.strides)]
     order = np.argsort([-stride for stride in masks.strides], kind="stable")
-    dense = torch.from_numpy(np.ascontiguousarray(masks.transpose(order))).cuda()
+    dense = torch.from_numpy(np.array(masks.transpose(order), order="C")).cuda()
     return dense.permute(*np.argsort(order).tolist())
 
 
