@@ -15,7 +15,7 @@ NATIVE := $(wildcard csrc/*/*.cpp csrc/*/*.h)
 CUDA := $(wildcard csrc/cuda/*.cu csrc/cuda/*.cuh tests/cuda_on_cpu/*.h)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint format bench fuzz huge intervals experiment wheel clean
+.PHONY: help demo test lint format bench gpu fuzz huge intervals experiment wheel clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*##/ {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -64,6 +64,10 @@ bench: $(LIBRARY) .venv/bench  ## speed beside other libraries, into bench/resul
 	$(BIN)/python bench/bench_loss.py
 	$(BIN)/python bench/bench_training.py
 	$(BIN)/python bench/report.py
+
+gpu:  ## tests, sanitizers and speed on the NVIDIA GPU of this machine, with PYTHON as it is (8 minutes)
+	$(PYTHON) setup.py --quiet build_ext --inplace
+	$(PYTHON) bench/gpu.py
 
 experiment: $(LIBRARY) .venv/bench  ## train all arms of docs/experiment.md (hours; goes on where it was stopped)
 	$(BIN)/python bench/experiment.py run

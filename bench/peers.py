@@ -4,11 +4,15 @@ Background is 0, void is 255, connectivity 8. `LABEL[name](mask)` returns labels
 the library's own order) and `WEIGHTS[name](mask)` the float32 weights of `fastia.weights` with its default arguments.
 """
 
-import cc3d
 import cv2
 import numpy as np
 from scipy import ndimage
 from skimage import measure
+
+try:
+    import cc3d
+except ModuleNotFoundError:  # bench/gpu.py compares with what is installed
+    cc3d = None
 
 TAU = 5.0
 EIGHT = np.ones((3, 3), bool)
@@ -81,6 +85,8 @@ LABEL = {
     "SciPy": lambda mask: label_by_class(mask, components_scipy),
     "OpenCV": lambda mask: label_by_class(mask, components_opencv),
 }
+if cc3d is None:
+    del LABEL["cc3d"]
 WEIGHTS = {
     "cc3d": lambda mask: weights_by_label(mask, label_cc3d),
     "scikit-image": lambda mask: weights_by_label(mask, label_skimage),

@@ -72,12 +72,16 @@ def choice(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
 
 
 def weight_dtype(dtype: Any, masks: Any) -> Any:
-    """Check the dtype of weights; for NumPy masks it may be NumPy's or torch's, and is returned as NumPy's."""
-    if isinstance(masks, np.ndarray):
+    """Check the dtype of weights; for NumPy and CuPy masks it may be NumPy's or torch's.
+
+    Returned is NumPy's for NumPy masks, else torch's.
+    """
+    if isinstance(masks, np.ndarray) or is_cupy(masks):
         name = WEIGHT_DTYPES[dtype] if dtype in WEIGHT_DTYPES else _dtype_name(dtype)
         if name in ("float16", "float32", "float64"):
-            return np.dtype(name)
-        raise TypeError(f"dtype must be float16, float32 or float64 for a NumPy array, got {dtype}")
+            return getattr(torch, name) if is_cupy(masks) else np.dtype(name)
+        kind = "CuPy" if is_cupy(masks) else "NumPy"
+        raise TypeError(f"dtype must be float16, float32 or float64 for a {kind} array, got {dtype}")
     if dtype not in WEIGHT_DTYPES:
         raise TypeError(f"dtype must be torch.float16, bfloat16, float32 or float64, got {dtype}")
     return dtype
@@ -93,8 +97,7 @@ def logits(value: Any) -> torch.Tensor:
         raise ValueError(f"logits must be [B, C, h, w], got shape {tuple(value.shape)}")
     if not 1 <= value.shape[1] <= MAX_CLASSES:
         raise ValueError(f"logits must have 1..{MAX_CLASSES} classes, got shape {tuple(value.shape)}")
-    if value.device.type not in ("cpu", "cuda"):
-        raise NotImplementedError(f"logits are on {value.device}, but only CPU and CUDA tensors are supported")
+    _device("logits", value)
     if value.dtype == torch.float64 and value.device.type != "cpu":
         raise TypeError("logits must be of dtype float16, bfloat16, float32 on a GPU, got torch.float64")
     return value
@@ -110,7 +113,7 @@ def loss_target(target: Any, logits: torch.Tensor) -> torch.Tensor:
     """Check a target `[B, H, W]` against checked logits."""
     if not isinstance(target, torch.Tensor):
         raise TypeError(f"target must be a torch tensor, got {_kind(target)}")
-    _mask("target", target, devices=("cpu", "cuda"))
+    _mask("target", target)
     if target.ndim != 3:
         raise ValueError(f"target must be [B, H, W], got shape {tuple(target.shape)}")
     if target.device != logits.device:
@@ -157,20 +160,22 @@ def extra_module(name: str, extra: str) -> Any:
         raise ModuleNotFoundError(text, name=error.name) from None
 
 
-def _mask(name: str, array: Any, devices: tuple[str, ...] = ("cpu",)) -> Any:
+def is_cupy(array: Any) -> bool:
+    """Whether an object is an array of CuPy, which need not be installed."""
+    return type(array).__module__.partition(".")[0] == "cupy"
+
+
+def _mask(name: str, array: Any) -> Any:
     if not isinstance(array, (torch.Tensor, np.ndarray)):
-        if type(array).__module__.partition(".")[0] == "cupy":
-            raise NotImplementedError(
-                f"{name} is a CuPy array, but only the CPU is supported: pass cupy.asnumpy({name})"
-            )
         if not hasattr(array, "__dlpack__"):
             raise TypeError(
                 f"{name} must be a torch tensor, a NumPy array or an object with __dlpack__, got {_kind(array)}"
             )
+        if is_cupy(array) and min(array.strides, default=0) < 0:
+            array = array.copy()  # torch has no negative strides
         array = torch.from_dlpack(array)
     if isinstance(array, torch.Tensor):
-        if array.device.type not in devices:
-            raise NotImplementedError(f"{name} is on {array.device}, but only the CPU is supported: pass {name}.cpu()")
+        _device(name, array)
         allowed = array.dtype in MASK_DTYPES
     else:
         allowed = array.dtype in _NUMPY_DTYPES
@@ -182,6 +187,16 @@ def _mask(name: str, array: Any, devices: tuple[str, ...] = ("cpu",)) -> Any:
         hint = f": squeeze it, {name}.squeeze(1)" if array.ndim == 4 and array.shape[1] == 1 else ""
         raise ValueError(f"{name} must be [H, W] or [B, H, W], got shape {tuple(array.shape)}{hint}")
     return array
+
+
+def _device(name: str, tensor: torch.Tensor) -> None:
+    """Check that a tensor is where kernels are; ROCm calls its devices cuda."""
+    rocm = tensor.device.type == "cuda" and torch.version.hip is not None
+    if rocm or tensor.device.type not in ("cpu", "cuda"):
+        raise NotImplementedError(
+            f"{name} is on {tensor.device}{' of ROCm' if rocm else ''}, but only CPU tensors and those of NVIDIA GPUs"
+            f" are supported: pass {name}.cpu()"
+        )
 
 
 def _kind(array: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from fastia import checks, ops
+from fastia import checks, ops, ops_cuda  # noqa: F401  registers the operators
 from fastia.functional_loss import size_weighted_cross_entropy, upsample_argmax
 
 __all__ = [
@@ -88,12 +88,13 @@ def label(
         validate: check the ids on a GPU too, where that waits for the device; on the CPU they are always checked.
 
     Returns:
-        int32 labels in the shape of ``masks``; a NumPy array for a NumPy array, else a tensor on the device of
-        ``masks``.
+        int32 labels in the shape of ``masks``; a NumPy array for a NumPy array, a CuPy array for a CuPy array, else a
+        tensor on the device of ``masks``.
 
     Raises:
         TypeError: ``masks`` is no array, or its dtype is none of the above.
         ValueError: a wrong rank, an id outside 0..65535, or an option that is not allowed.
+        ModuleNotFoundError: ``masks`` is on a GPU, and CuPy is not installed.
 
     Example:
         >>> import numpy as np
@@ -105,9 +106,9 @@ def label(
 
     Source: connected-component labelling as in scipy.ndimage.label, of all classes in one pass.
     """
-    (masks,) = checks.masks(masks=masks)
+    (array,) = checks.masks(masks=masks)
     options = _component_options(connectivity, background, ignore_index)
-    return _unbatch(masks, _operations(masks).label(_batch(masks), *options, validate))
+    return _answer(masks, array, _operations(array).label(_batch(array), *options, validate))
 
 
 def components(
@@ -148,11 +149,11 @@ def components(
 
     Source: as :func:`label`.
     """
-    (masks,) = checks.masks(masks=masks)
+    (array,) = checks.masks(masks=masks)
     options = _component_options(connectivity, background, ignore_index)
     max_components = checks.integer("max_components", max_components, 0)
-    fields = _operations(masks).components(_batch(masks), *options, max_components, validate)
-    return Components(*(_unbatch(masks, field) for field in fields))
+    fields = _operations(array).components(_batch(array), *options, max_components, validate)
+    return Components(*(_answer(masks, array, field) for field in fields))
 
 
 def weights(
@@ -180,7 +181,8 @@ def weights(
         ignore_index: id of pixels that weigh 0, as in :func:`label`.
         normalizer: ``"class"``: the numerator is the pixel count of the pixel's class (the paper);
             ``"foreground"``: that of all foreground classes (the released code).
-        dtype: float16, bfloat16, float32 or float64 of torch; for NumPy input, of torch or NumPy (no bfloat16).
+        dtype: float16, bfloat16, float32 or float64 of torch; for NumPy and CuPy input, of torch or NumPy (no
+            bfloat16).
         validate: as in :func:`label`.
 
     Returns:
@@ -199,14 +201,14 @@ def weights(
 
     Source: Eq. 3 of Mun et al., "Small Objects Matters in Weakly-supervised Semantic Segmentation", WACV 2024.
     """
-    (masks,) = checks.masks(masks=masks)
+    (array,) = checks.masks(masks=masks)
     options = _component_options(connectivity, background, ignore_index)
     checks.choice("normalizer", normalizer, checks.NORMALIZERS)
     dtype = checks.weight_dtype(dtype, masks)
     if not tau >= 1:
         raise ValueError(f"tau must be at least 1, got {tau}")
-    out = _operations(masks).weights(_batch(masks), float(tau), *options, normalizer, dtype, validate)
-    return _unbatch(masks, out)
+    out = _operations(array).weights(_batch(array), float(tau), *options, normalizer, dtype, validate)
+    return _answer(masks, array, out)
 
 
 def instance_iou(
@@ -409,7 +411,7 @@ def _instance_overlaps(
         validate,
         threads,
     )
-    fields = [_unbatch(arrays[0], field) for field in fields]
+    fields = [_answer(preds, arrays[0], field) for field in fields]
     records = len(InstanceIoU._fields)
     return InstanceIoU(*fields[:records]), *fields[records:]
 
@@ -430,5 +432,11 @@ def _batch(masks: Array) -> Array:
     return masks[None] if masks.ndim == 2 else masks
 
 
-def _unbatch(masks: Array, result: Array) -> Array:
-    return result.squeeze(0) if masks.ndim == 2 else result
+def _answer(given: Array, masks: Array, result: Array) -> Array:
+    """A result on `masks`, which `given` was checked to be, with its batch axis and of its kind."""
+    result = result.squeeze(0) if masks.ndim == 2 else result
+    if isinstance(given, (torch.Tensor, np.ndarray)) or not checks.is_cupy(given):
+        return result
+    import cupy
+
+    return cupy.from_dlpack(result)

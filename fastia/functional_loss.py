@@ -98,12 +98,6 @@ def size_weighted_cross_entropy(
 
     arithmetic = torch.float64 if logits.dtype == torch.float64 else torch.float32
     if weights is None and tau != 1:
-        if target.device.type != "cpu":
-            raise NotImplementedError(
-                f"target is on {target.device}, but weights are computed on the CPU only: pass"
-                " weights=fastia.weights(target.cpu()).to(target.device)"
-            )
-        checks.masks(target=target)
         weights = torch.ops.fastia.weights(
             target, tau, connectivity, background, ignore_index, normalizer, arithmetic, validate
         )

@@ -497,8 +497,7 @@ def test_cuda_tensors_pass_the_checks() -> None:
         loss = loss_of(logits, target, weights, reduction="none")
         assert (loss.device.type, loss.dtype, loss.shape) == ("cuda", torch.float32, (2, 32, 32))
         assert fastia.upsample_argmax(logits, (32, 32)).shape == (2, 32, 32)
-        with pytest.raises(NotImplementedError, match="weights are computed on the CPU only: pass weights="):
-            loss_of(logits, target)
+        assert loss_of(logits, target, reduction="none").device.type == "cuda"
         with pytest.raises(TypeError, match=r"float16, bfloat16, float32 on a GPU, got torch\.float64"):
             loss_of(logits.double(), target, weights)
         with pytest.raises(ValueError, match="logits and target must be on the same device, got cuda:0 and cpu"):

@@ -50,6 +50,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel, source):
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     files = (*source.glob("fastia/**/*.py"), *source.glob("fastia/configs/*.toml"))
     sources = {path.relative_to(source).as_posix() for path in files}
+    sources |= {f"fastia/kernels/cuda_sources/{path.name}" for path in source.glob("csrc/cuda/*.cu*")}
     suffix = "dylib" if sys.platform == "darwin" else "so"
     assert names == sources | {"fastia/py.typed", f"fastia/kernels/libfastia_cpu.{suffix}"}
 
@@ -60,7 +61,8 @@ def test_source_distribution_holds_all_that_the_build_needs(source, wheel):
     (path,) = (source / "sdist").iterdir()
     with tarfile.open(path) as archive:
         shipped = {name.partition("/")[2] for name in archive.getnames()}
-    needed = {file.relative_to(source).as_posix() for file in source.glob("csrc/**/*") if file.is_file()}
+    needed = {file.relative_to(source).as_posix() for file in source.glob("csrc/cpu/*")}
+    needed |= {file.relative_to(source).as_posix() for file in source.glob("fastia/kernels/cuda_sources/*")}
     assert needed | {"setup.py", "pyproject.toml", "README.md", "LICENSE"} <= shipped
 
 
@@ -72,9 +74,10 @@ def test_installed_wheel_works_away_from_the_checkout(wheel, tmp_path):
     dependencies = [path for path in sys.path if path.endswith("-packages")]
     (packages / "dependencies.pth").write_text("\n".join(dependencies))
     program = "import fastia, numpy; print(fastia.__file__, fastia.label(numpy.eye(3, dtype=numpy.uint8)).max())"
+    program += "; from fastia.kernels import cuda; print('FASTIA_STRIPS(' in cuda.source_text('strips.cu'))"
     environment = {name: value for name, value in os.environ.items() if name != "FASTIA_LIBRARY"}
     done = run(python, "-c", program, cwd=tmp_path, env=environment)
-    assert done.stdout.split() == [str(packages / "fastia" / "__init__.py"), "1"], done.stderr
+    assert done.stdout.split() == [str(packages / "fastia" / "__init__.py"), "1", "True"], done.stderr
 
 
 def test_missing_compiler_is_named(source):

@@ -1,0 +1,140 @@
+"""The CUDA backend: runs plans of `cuda_plan` on torch tensors; csrc/cuda is compiled by NVRTC, through CuPy.
+
+A kernel is compiled for the GPU at hand when it is first used, which takes seconds and cannot be captured in a CUDA
+graph; CuPy keeps what was compiled on disk (in CUPY_CACHE_DIR). Launches go to torch's current stream of the device,
+and nothing here waits for it. Threads may share everything.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastia.kernels.cuda_plan import Argument, Launch, Pointer
+
+# Contraction would round once where the other backends round twice.
+OPTIONS = ("-std=c++17", "--fmad=false")
+FOLDER = importlib.resources.files("fastia.kernels") / "cuda_sources"
+
+_loaded: dict[tuple[int, str], Any] = {}  # by device and kernel
+_loading = threading.Lock()
+
+
+def empty_scratch(size: int, device: torch.device) -> Tensor:
+    """Scratch memory of a plan, from torch's allocator: aligned to 512 bytes, and free again for what follows on the
+    stream as soon as the tensor is gone.
+    """
+    return torch.empty(size, dtype=torch.uint8, device=device)
+
+
+def run(launches: Sequence[Launch], buffers: dict[str, Tensor], device: torch.device) -> None:
+    """Launch kernels on tensors of one device by the names that the plan has for them.
+
+    Raises:
+        ModuleNotFoundError: CuPy is not installed.
+        ImportError: CuPy finds no NVRTC.
+        RuntimeError: a kernel is to be used for the first time while a CUDA graph is captured.
+    """
+    if not launches:
+        return
+    addresses = {name: buffer.data_ptr() for name, buffer in buffers.items()}
+    with _current_stream(device):
+        for launch in launches:
+            kernel = _loaded.get((device.index, launch.kernel)) or _load(launch, device)
+            arguments = tuple([_value(argument, addresses) for argument in launch.arguments])
+            kernel((launch.grid,), (launch.block,), arguments, shared_mem=launch.shared_bytes)
+
+
+def source_text(name: str) -> str:
+    """A source with its headers in the place of their #include.
+
+    CuPy's cache does not look into headers, and so has to see them.
+    """
+    included = set()
+
+    def expand(name: str) -> str:
+        if name in included:
+            return ""
+        included.add(name)
+        text = (FOLDER / name).read_text(encoding="utf-8").replace("#pragma once\n", "")
+        return re.sub(r'^#include "(.*)"$', lambda include: expand(include[1]), text, flags=re.MULTILINE)
+
+    return expand(name)
+
+
+def extra() -> str:
+    """The extra of fastia that brings a CuPy for the CUDA of this torch."""
+    return "fastia[cuda12]" if (torch.version.cuda or "12").startswith("12") else "fastia[cuda13]"
+
+
+def _value(argument: Argument, addresses: dict[str, int]) -> int | float:
+    """What CuPy passes in 8 bytes, as every parameter of a kernel has: int as long long, float as double."""
+    if isinstance(argument, Pointer):
+        return addresses[argument.buffer] + argument.offset
+    return argument if isinstance(argument, float) else int(argument or 0)
+
+
+def _load(launch: Launch, device: torch.device) -> Any:
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"{launch.kernel} is used for the first time, and a CUDA graph cannot capture its compilation: run the"
+            " operation once before, on a tensor of the same dtype and size"
+        )
+    with _loading:
+        kernel = _module(launch.source).get_function(launch.kernel)
+        try:
+            kernel.kernel  # noqa: B018  compiles the module, or finds it on disk, and loads it
+        except RuntimeError as error:
+            if "nvrtc" not in str(error).lower():
+                raise
+            raise ImportError(f"CuPy finds no NVRTC, which comes with: pip install '{extra()}'") from error
+        _loaded[device.index, launch.kernel] = kernel
+    return kernel
+
+
+@functools.cache
+def _module(source: str) -> Any:
+    """A module of CuPy, which compiles and loads it for each device on its own."""
+    return _cupy().RawModule(code=source_text(source), options=OPTIONS)
+
+
+def _cupy() -> Any:
+    try:
+        import cupy
+    except ModuleNotFoundError as error:
+        if error.name != "cupy":
+            raise
+        raise ModuleNotFoundError(
+            f"operations on masks that are CUDA tensors need CuPy: pip install '{extra()}'", name="cupy"
+        ) from None
+    return cupy
+
+
+class _TorchStream:
+    """torch's current stream of a device, for CuPy."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.address = torch.cuda.current_stream(device).cuda_stream
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.address
+
+
+@contextmanager
+def _current_stream(device: torch.device) -> Iterator[None]:
+    cuda, stream = _cupy().cuda, _TorchStream(device)
+    with cuda.Device(device.index):
+        if hasattr(cuda.Stream, "from_external"):
+            external = cuda.Stream.from_external(stream)
+        else:  # CuPy 13 and before
+            external = cuda.ExternalStream(stream.address, device.index)
+        with external:
+            yield

@@ -1,0 +1,303 @@
+"""The CUDA backend without a GPU: CPU tensors stand in for CUDA ones, and kernels run as in tests/cuda_on_cpu."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import re
+import sys
+import threading
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import generators
+import numpy as np
+import pytest
+import torch
+from cuda_on_cpu import check, runner
+from numpy.testing import assert_array_equal
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import fastia
+from fastia import checks, ops_cuda, reference
+from fastia.kernels import cuda, cuda_plan
+from fastia.kernels.cuda_plan import Launch, Maps, Options
+
+OPTIONS = (8, 0, 255)  # connectivity, background, ignore_index
+STREAM = 4321
+
+
+class CuPy(ModuleType):
+    """What the backend uses of CuPy, with the kernels of tests/cuda_on_cpu; `launched` names kernels in order."""
+
+    def __init__(self, kernels: runner.Kernels) -> None:
+        super().__init__("cupy")
+        self.kernels = kernels
+        self.launched: list[str] = []
+        self.compiled: list[str] = []
+        self.entered: list[Any] = []  # the device, then the stream
+        streams = SimpleNamespace(from_external=lambda stream: self._enter(stream.__cuda_stream__()))
+        self.cuda = SimpleNamespace(Device=lambda index: self._enter(("device", index)), Stream=streams)
+
+    @contextlib.contextmanager
+    def _enter(self, what: Any) -> Any:
+        self.entered.append(what)
+        try:
+            yield
+        finally:
+            assert self.entered.pop() == what
+
+    def RawModule(self, *, code: str, options: tuple[str, ...]) -> Any:
+        assert "#include" not in code
+        assert "#pragma once" not in code
+        assert options == ("-std=c++17", "--fmad=false")
+
+        def get_function(name: str) -> Any:
+            self.compiled.append(name)
+            assert f"fastia_{name.split('_')[1]}" in code
+            return Kernel(self, name)
+
+        return SimpleNamespace(get_function=get_function)
+
+
+class Kernel:
+    def __init__(self, cupy: CuPy, name: str) -> None:
+        self.cupy, self.name = cupy, name
+
+    @property
+    def kernel(self) -> None:
+        """Compiled."""
+
+    def __call__(self, grid: Any, block: Any, arguments: Any, *, shared_mem: int) -> None:
+        assert self.cupy.entered == [("device", None), (0, STREAM)]
+        assert {type(argument) for argument in arguments} <= {int, float}  # CuPy passes a bool in one byte
+        launch = Launch("", self.name, *grid, *block, shared_mem, arguments)
+        self.cupy.kernels.launch(launch, {}, len(self.cupy.launched))
+        self.cupy.launched.append(self.name)
+
+
+@pytest.fixture(scope="module")
+def kernels() -> runner.Kernels:
+    return runner.Kernels()
+
+
+@pytest.fixture
+def cupy(kernels, monkeypatch) -> CuPy:
+    module = CuPy(kernels)
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=STREAM))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(cuda, "_loaded", {})
+    cuda._module.cache_clear()
+    yield module
+    cuda._module.cache_clear()
+
+
+def generated(seed: int) -> tuple[np.ndarray, torch.Tensor, dict[str, Any], tuple[Any, ...]]:
+    masks, options = generators.masks(seed)
+    tensor = torch.from_numpy(masks if min(masks.strides) >= 0 and masks.flags.aligned else masks.copy())
+    return masks, tensor, options, tuple(options.values())
+
+
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+@pytest.mark.parametrize("part", range(3))
+def test_operations_equal_the_reference(cupy, part):
+    for seed in range(part * 30, part * 30 + 30):
+        masks, tensor, options, arguments = generated(seed)
+        assert_array_equal(ops_cuda.label(tensor, *arguments, False), reference.label(masks, **options))
+
+        width = None if seed % 2 else seed % 7
+        found = ops_cuda.components(tensor, *arguments, width, False)
+        for field, expected in zip(found, reference.components(masks, **options, max_components=width), strict=True):
+            assert_array_equal(field, expected)
+
+        normalizer, dtype = ("class", "foreground")[seed % 2], ("float16", "float32", "float64")[seed % 3]
+        weights = ops_cuda.weights(tensor, 5.0, *arguments, normalizer, getattr(torch, dtype), False)
+        expected = reference.weights(masks, **options, tau=5.0, normalizer=normalizer, dtype=dtype)
+        assert_array_equal(weights, expected)
+
+
+def test_components_of_unknown_number_are_found_once(cupy):
+    masks = torch.from_numpy(generators.nasty()["white 37x70"])
+    ops_cuda.components(masks, *OPTIONS, 500, False)
+    given, cupy.launched = cupy.launched, []
+    ops_cuda.components(masks, *OPTIONS, None, False)
+    assert cupy.launched == given
+
+
+def test_components_of_unknown_number_in_several_chunks(cupy, monkeypatch):
+    tuning = cuda_plan.Tuning(scratch_bytes=1)
+    plan = lambda maps, options, width: cuda_plan.components(maps, options, width, tuning)  # noqa: E731
+    monkeypatch.setattr(ops_cuda, "_plan_components", plan)
+    masks = np.concatenate([generators.nasty()["white 37x70"], generators.nasty()["blobs 37x70"]])
+    found = ops_cuda.components(torch.from_numpy(masks), *OPTIONS, None, False)
+    for field, expected in zip(found, reference.components(masks), strict=True):
+        assert_array_equal(field, expected)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 3), (2, 0, 3), (2, 3, 0)])
+def test_empty_batches(cupy, shape):
+    masks = torch.zeros(shape, dtype=torch.uint8)
+    assert ops_cuda.label(masks, *OPTIONS, True).shape == shape
+    assert ops_cuda.weights(masks, 5.0, *OPTIONS, "class", torch.float32, False).shape == shape
+    for width in (None, 3):
+        found = ops_cuda.components(masks, *OPTIONS, width, False)
+        for field, expected in zip(found, reference.components(masks.numpy(), max_components=width), strict=True):
+            assert_array_equal(field, expected)
+
+
+def test_validate_names_an_id_that_is_not_allowed(cupy):
+    masks = torch.tensor([[[1, 0, 70000]]])
+    text = re.escape("masks holds the id 70000, but ids must lie in 0..65535 or equal ignore_index (255)")
+    for call in (
+        lambda: ops_cuda.label(masks, *OPTIONS, True),
+        lambda: ops_cuda.components(masks, *OPTIONS, None, True),
+        lambda: ops_cuda.components(masks, *OPTIONS, 2, True),
+        lambda: ops_cuda.weights(masks, 5.0, *OPTIONS, "class", torch.float32, True),
+    ):
+        with pytest.raises(ValueError, match=text):
+            call()
+    assert ops_cuda.label(masks, *OPTIONS, False).tolist() == [[[1, 0, 0]]]
+    assert ops_cuda.label(masks, 8, 0, 70000, True).tolist() == [[[1, 0, 0]]]
+
+
+def test_kernels_are_loaded_once_by_many_threads(cupy):
+    masks = torch.ones(1, 5, 70, dtype=torch.uint8)
+    threads = [threading.Thread(target=cuda._load, args=(launch, masks.device)) for launch in plan_of(masks) * 4]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert cuda._module.cache_info().misses == len({launch.source for launch in plan_of(masks)})
+    cupy.compiled.clear()
+    ops_cuda.label(masks, *OPTIONS, False)
+    assert cupy.compiled == []
+
+
+def plan_of(masks: torch.Tensor) -> list[Launch]:
+    return cuda_plan.label(Maps(tuple(masks.shape), masks.stride(), "uint8"), Options(*OPTIONS)).launches
+
+
+def test_first_use_within_a_cuda_graph_is_refused(cupy, monkeypatch):
+    masks = torch.ones(1, 5, 7, dtype=torch.uint8)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        with pytest.raises(RuntimeError, match="fastia_strips_uint8_32 is used for the first time, and a CUDA graph"):
+            ops_cuda.label(masks, *OPTIONS, False)
+    ops_cuda.label(masks, *OPTIONS, False)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    ops_cuda.label(masks, *OPTIONS, False)
+
+
+def test_older_cupy_gets_an_external_stream(cupy):
+    del cupy.cuda.Stream.from_external
+    cupy.cuda.ExternalStream = lambda address, device: cupy._enter((0, address))
+    assert ops_cuda.label(torch.ones(1, 1, 1, dtype=torch.uint8), *OPTIONS, False).item() == 1
+
+
+@pytest.mark.parametrize(("version", "extra"), [("12.8", "cuda12"), ("13.0", "cuda13")])
+def test_missing_cupy_is_named(monkeypatch, version, extra):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.setattr(torch.version, "cuda", version)
+    masks = torch.ones(1, 5, 7, dtype=torch.uint8)
+    text = rf"masks that are CUDA tensors need CuPy: pip install 'fastia\[{extra}\]'"
+    with pytest.raises(ModuleNotFoundError, match=text):
+        ops_cuda.label(masks, *OPTIONS, False)
+
+
+def test_missing_nvrtc_is_named(cupy, monkeypatch):
+    def fail(self):
+        raise RuntimeError('Failure finding "libnvrtc.so.13 or libnvrtc.so.12"')
+
+    monkeypatch.setattr(Kernel, "kernel", property(fail))
+    with pytest.raises(ImportError, match=r"CuPy finds no NVRTC, which comes with: pip install 'fastia\[cuda12\]'"):
+        ops_cuda.label(torch.ones(1, 5, 7, dtype=torch.uint8), *OPTIONS, False)
+
+
+class CuPyArray:
+    """Stands in for an array of CuPy, which is told by its module."""
+
+    __module__ = "cupy"
+
+    def __init__(self, array: Any) -> None:
+        self.array = np.from_dlpack(array)
+        self.strides = self.array.strides
+
+    def copy(self) -> Any:
+        return CuPyArray(self.array.copy())
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.array.__dlpack__()
+
+    def __dlpack_device__(self) -> Any:
+        return self.array.__dlpack_device__()
+
+
+def test_cupy_arrays_give_cupy_arrays(cupy):
+    cupy.from_dlpack = CuPyArray
+    masks = np.array([[1, 0, 1], [2, 2, 255]], np.uint8)
+    for array in (masks, masks[::-1, ::-1]):
+        labels = fastia.label(CuPyArray(array))
+        assert type(labels) is CuPyArray
+        assert_array_equal(labels.array, fastia.label(array))
+        weights = fastia.weights(CuPyArray(array), dtype=np.float16)
+        assert_array_equal(weights.array, fastia.weights(array, dtype=np.float16), strict=True)
+        for field, expected in zip(fastia.components(CuPyArray(array)), fastia.components(array), strict=True):
+            assert_array_equal(field.array, expected, strict=True)
+    with pytest.raises(TypeError, match="dtype must be float16, float32 or float64 for a CuPy array"):
+        fastia.weights(CuPyArray(masks), dtype=torch.bfloat16)
+
+
+def test_cuda_tensors_pass_the_checks():
+    with FakeTensorMode():
+        masks = torch.empty(2, 5, 7, device="cuda", dtype=torch.uint8)
+        assert fastia.label(masks).device.type == "cuda"
+        assert fastia.weights(masks, dtype=torch.bfloat16).device.type == "cuda"
+        assert fastia.components(masks, max_components=3).bbox.shape == (2, 3, 4)
+
+
+def test_rocm_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "6.2")
+    with FakeTensorMode(), pytest.raises(NotImplementedError, match="masks is on cuda:0 of ROCm, but only CPU tensors"):
+        fastia.label(torch.empty(2, 5, 7, device="cuda", dtype=torch.uint8))
+
+
+def test_instances_are_scored_on_the_cpu_only():
+    preds = SimpleNamespace(device="cuda:0")
+    with pytest.raises(NotImplementedError, match=r"on the CPU only: pass preds\.cpu\(\), target\.cpu\(\)$"):
+        ops_cuda.instance_iou(preds, preds, None)
+
+
+def test_names_of_dtypes_are_those_of_the_plan():
+    assert {ops_cuda._name(dtype) for dtype in checks.MASK_DTYPES} == set(cuda_plan.MASK_DTYPES)
+    assert {ops_cuda._name(dtype) for dtype in checks.WEIGHT_DTYPES} == set(cuda_plan.WEIGHT_BYTES)
+    masks = check.maps(np.zeros((2, 3, 4), np.int16).transpose(0, 2, 1))
+    assert ops_cuda._maps(torch.zeros(2, 3, 4, dtype=torch.int16).transpose(1, 2)) == masks
+
+
+@pytest.mark.parametrize("source", cuda_plan.KERNELS)
+def test_nvrtc_compiles_every_kernel(source):
+    """With the options that CuPy adds."""
+    nvrtc = load_nvrtc()
+    program, log = ctypes.c_void_p(), ctypes.create_string_buffer(100_000)
+    options = [*cuda.OPTIONS, "-ftz=true", "--device-as-default-execution-space", "-arch=sm_90"]
+    text = cuda.source_text(source).encode()
+    assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, source.encode(), 0, None, None) == 0
+    encoded = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+    status = nvrtc.nvrtcCompileProgram(program, len(options), encoded)
+    nvrtc.nvrtcGetProgramLog(program, log)
+    assert status == 0, log.value.decode()
+    size = ctypes.c_size_t()
+    assert nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size)) == 0
+    cubin = ctypes.create_string_buffer(size.value)
+    assert nvrtc.nvrtcGetCUBIN(program, cubin) == 0
+    assert all(f".text.{kernel}".encode() in cubin.raw for kernel in cuda_plan.KERNELS[source])
+
+
+def load_nvrtc() -> ctypes.CDLL:
+    installed = [path for root in sys.path for path in Path(root).glob("nvidia/*/lib/libnvrtc.so.*")]
+    for library in ("libnvrtc.so.13", "libnvrtc.so.12", *installed):
+        with contextlib.suppress(OSError):
+            return ctypes.CDLL(str(library))
+    pytest.skip("needs NVRTC: pip install nvidia-cuda-nvrtc-cu12")
