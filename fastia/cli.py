@@ -100,6 +100,9 @@ def evaluate(
     csv: Annotated[Path | None, typer.Option(help="Write one row per instance.")] = None,
     scores_csv: Annotated[Path | None, typer.Option(help="Write one row per class and score.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a PNG: IA-IoU by class and size.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write DIR/index.html: charts, tables, missed objects.")
+    ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Number of threads; one a core by default.")] = None,
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Skip images without prediction.")] = False,
 ) -> None:
@@ -110,8 +113,8 @@ def evaluate(
     with _errors_as_text():
         from rich.console import Console
 
-        from fastia.engine import report
         from fastia.engine.evaluate import evaluate_directory
+        from fastia.engine.report import extra_table, table
 
         result = evaluate_directory(
             dataset,
@@ -129,18 +132,20 @@ def evaluate(
             csv=csv,
             scores_csv=scores_csv,
             plot=plot,
+            report=report,
             jobs=jobs,
             allow_missing=allow_missing,
             progress=True,
         )
     console = Console(highlight=False)
-    console.print(report.table(result))
-    extra_table = report.extra_table(result)
-    if extra_table is not None:
-        console.print(extra_table)
+    console.print(table(result))
+    further = extra_table(result)
+    if further is not None:
+        console.print(further)
     for note in result.notes:
         console.print(f"Note: {note}", markup=False, soft_wrap=True)
-    for path in filter(None, (json, csv, scores_csv, plot)):
+    page = report and report / "index.html"
+    for path in filter(None, (json, csv, scores_csv, plot, page)):
         console.print(f"Wrote {path}", markup=False, soft_wrap=True)
 
 
@@ -227,7 +232,8 @@ def _errors_as_text() -> Iterator[None]:
         raise typer.Exit(2) from None
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
-        print(f"Error: no module {module}: {_INSTALL}", file=sys.stderr)
+        text = error.msg if "fastia[" in error.msg else f"no module {module}: {_INSTALL}"
+        print(f"Error: {text}", file=sys.stderr)
         raise typer.Exit(1) from None
 
 
