@@ -294,7 +294,7 @@ def _check_options(
         importlib.import_module("matplotlib")
     if page_folder is not None:
         folder = Path(page_folder)
-        if folder.exists() and not folder.is_dir() or not folder.absolute().parent.is_dir():
+        if not (folder.is_dir() or (folder.absolute().parent.is_dir() and not folder.exists())):
             raise ValueError(f"report must be a folder, or a new one in a folder that exists, got {folder}")
         importlib.import_module("fastia.engine.page")
 

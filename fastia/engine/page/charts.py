@@ -1,4 +1,4 @@
-"""Charts of a page, as figures of Plotly; the page's script sets the colours of text and grid, which follow its theme."""
+"""Charts of a page, as figures of Plotly; its script sets the colours of text and grid, which follow the theme."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def scores_chart(result: Evaluation) -> go.Figure:
 
 
 def classes_chart(result: Evaluation) -> go.Figure:
-    """IA-IoU of each class that has instances or unmatched components: a narrow bar, penalized, in a wide one, plain."""
+    """IA-IoU of each class that has instances or unmatched components: a wide bar, in it a narrow one, penalized."""
     rows = {name: row for name, row in result.per_class.items() if row["instances"] + row["unmatched"]}
     figure = go.Figure()
     for group in GROUPS:

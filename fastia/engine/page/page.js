@@ -7,7 +7,8 @@
 
   // Charts. Plotly takes texts for HTML, so names that come from files are escaped.
   const escape = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  const configuration = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
+  const configuration = { responsive: true, displaylogo: false };
+  configuration.modeBarButtons = [["zoom2d", "pan2d", "resetScale2d", "toImage"]]; // by default one uploads the chart
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const hasWebGL = Boolean(document.createElement("canvas").getContext("webgl"));
 

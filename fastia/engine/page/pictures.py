@@ -90,13 +90,12 @@ def outline(ids: NDArray[np.integer], y0: int = 0, x0: int = 0) -> str:
         >>> outline(np.array([[0, 1, 1]]))
         'M1 0v1'
     """
-    ids = np.pad(ids, 1, mode="edge")
     paths = []
     for command, differs in (("h", ids[1:] != ids[:-1]), ("v", (ids[:, 1:] != ids[:, :-1]).T)):
         steps = np.diff(np.pad(differs.astype(np.int8), ((0, 0), (1, 1))), axis=1)
         line, begin = np.nonzero(steps == 1)
         end = np.nonzero(steps == -1)[1]
-        x, y = (begin - 1 + x0, line + y0) if command == "h" else (line + x0, begin - 1 + y0)
+        x, y = (begin + x0, line + 1 + y0) if command == "h" else (line + 1 + x0, begin + y0)
         paths += [f"M{a} {b}{command}{c}" for a, b, c in zip(x, y, end - begin, strict=True)]
     return "".join(paths)
 

@@ -87,8 +87,8 @@ def read_masks(result: Evaluation, place: int) -> Masks:
     prediction = read_ids(result.predictions / f"{name}.png")
     target_path = layout.targets / f"{name}.png"
     if not layout.has_instances:
-        options = {"background": result.background, "ignore_index": result.ignore_index}
-        return Masks(prediction, label(read_ids(target_path), **options))
+        target = read_ids(target_path)
+        return Masks(prediction, label(target, background=result.background, ignore_index=result.ignore_index))
     instances = read_ids(layout.instances / f"{name}.png")
     void = np.zeros(instances.shape, bool)
     if result.instance_ignore_index is not None:
