@@ -50,7 +50,7 @@ fuzz: $(LIBRARY)  ## generated masks under ASan and UBSan, then TSan, FUZZ_MINUT
 huge: $(LIBRARY)  ## more than 2^31 pixels in one call
 	$(BIN)/python tests/huge.py
 
-intervals: $(LIBRARY)  ## how often the intervals of fastia compare hold the truth (an hour)
+intervals: $(LIBRARY)  ## how often the intervals of fastia compare hold the truth (ten minutes)
 	$(BIN)/python tests/intervals.py
 
 bench: $(LIBRARY) .venv/bench  ## speed beside other libraries, into bench/results/cpu.md

@@ -97,6 +97,28 @@ def image_sums(
     return sums
 
 
+# The columns of `per_class_sums`.
+SUM_COLUMNS = {
+    "matches": tuple(f"{kind}_{size}" for kind in ("matched", "false", "match_iou") for size in SIZE_NAMES),
+    "recall": ("recall", "recall_area"),
+    "instance_iou": ("instance_iou", "instance_count"),
+    "boundary": ("boundary_hit", "boundary_truth", "boundary_predicted"),
+}
+
+_FRACTIONS = {"recall", "instance_iou", *(f"match_iou_{size}" for size in SIZE_NAMES)}
+
+
+def per_class_sums(name: str, sums: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Sums ``[images, ...]`` of :func:`image_sums` as ``[images, C, K]``, those of IoU and recall as fractions.
+
+    K and its meaning are those of ``SUM_COLUMNS[name]``.
+    """
+    axes = {"matches": (0, 2, 1, 3), "boundary": (0, 1, 2)}.get(name, (0, 2, 1))
+    table = sums.transpose(axes).reshape(len(sums), -1, len(SUM_COLUMNS[name])).astype(np.float64)
+    table[..., [column in _FRACTIONS for column in SUM_COLUMNS[name]]] /= 2.0**IOU_BITS
+    return table
+
+
 def extra_scores(
     extra: Sequence[str], sums: Mapping[str, NDArray[np.int64]], tally: NDArray[np.int64], confusion: NDArray[np.int64]
 ) -> _Scores:

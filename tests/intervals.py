@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from fastia.engine.inference import bootstrap
-from fastia.engine.results import COLUMNS, SCORES, Score, Terms, taking_part, terms
+from fastia.engine.results import COLUMNS, SCORES, STANDARD_SCORES, Score, plain_value, taking_part, terms
 from fastia.scores import SIZE_BOUNDS
 
 POPULATION = 60_000
@@ -61,11 +61,12 @@ def coverage(
     images: int,
     repeats: int,
     *,
-    scores: tuple[str, ...] = tuple(SCORES),
+    scores: tuple[str, ...] = STANDARD_SCORES,
     resamples: int = 999,
 ) -> dict[str, float]:
     """By score, the share of samples of so many images whose interval holds the score of the population."""
     everything = population(*scene)
+    total = everything.sum(0, keepdims=True)
     rng = np.random.default_rng(1)
     held = dict.fromkeys(scores, 0)
     for repeat in range(repeats):
@@ -73,15 +74,13 @@ def coverage(
         sampled = [[[terms(sums, SCORES[name])]] for name in scores]
         found = bootstrap(sampled, [], resamples=resamples, seed=repeat)
         for name, ((interval,), _) in zip(scores, found, strict=True):
-            held[name] += interval.low <= whole(everything, sums, SCORES[name]) <= interval.high
+            held[name] += interval.low <= whole(total, sums, SCORES[name]) <= interval.high
     return {name: count / repeats for name, count in held.items()}
 
 
-def whole(everything: np.ndarray, sums: np.ndarray, score: Score) -> float:
-    """The score of the population over the classes that a sample has."""
-    total: Terms = terms(everything.sum(0, keepdims=True), score, taking_part(sums, score))
-    weight = np.ones_like(total.numerator) if total.frequency is None else total.frequency
-    return float((total.numerator / total.denominator * weight).sum() / weight.sum())
+def whole(total: np.ndarray, sums: np.ndarray, score: Score) -> float:
+    """The score of the population's sums over the classes that a sample has."""
+    return plain_value(terms(total, score, taking_part(sums, score)))
 
 
 if __name__ == "__main__":
@@ -94,5 +93,5 @@ if __name__ == "__main__":
     print(f"Coverage of 95 % intervals in %, {repeats} samples each (standard error {error:.1f}):\n")
     print("| | " + " | ".join(f"{name}, n = {images}" for name, images in columns) + " |")
     print("|---" + "|---:" * len(columns) + "|")
-    for score in SCORES:
+    for score in STANDARD_SCORES:
         print(f"| `{score}` | " + " | ".join(f"{100 * each[score]:.1f}" for each in table) + " |")

@@ -49,8 +49,9 @@ def test_wheel_holds_the_package_and_nothing_else(wheel, source):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     sources = {path.relative_to(source).as_posix() for path in source.glob("fastia/**/*.py")}
+    page = {f"fastia/engine/page/page.{end}" for end in ("html", "css", "js")}
     suffix = "dylib" if sys.platform == "darwin" else "so"
-    assert names == sources | {"fastia/py.typed", f"fastia/kernels/libfastia_cpu.{suffix}"}
+    assert names == sources | page | {"fastia/py.typed", f"fastia/kernels/libfastia_cpu.{suffix}"}
 
 
 def test_source_distribution_holds_all_that_the_build_needs(source, wheel):

@@ -104,7 +104,8 @@ def compare(
     Args:
         methods: by the name of a method, its file, or the files of several checkpoints of it.
         against: the same methods on another data set, for the correlation between the rankings.
-        scores: names of scores; None: all.
+        scores: names of scores; None: all that the files hold, but ``sq`` and those of the worst images, which are no
+            ratios of sums.
         resamples: number of bootstrap resamples and of random swaps.
         seed: of the random numbers.
         json: where to write everything.
@@ -136,10 +137,6 @@ def compare(
         >>> [(each.score, each.first, each.second) for each in result.differences]
         [('miou', 'Predictions', 'PseudoMasks')]
     """
-    chosen = list(SCORES) if scores is None else list(scores)
-    unknown = [name for name in chosen if name not in SCORES]
-    if unknown or not chosen:
-        raise ValueError(f"scores must be of {', '.join(SCORES)}, got {', '.join(unknown) or 'none'}")
     checks.integer("resamples", resamples, 99, optional=False)
     checks.integer("seed", seed, 0, optional=False)
     reports = {"json": json, "csv": csv, "plot": plot}
@@ -147,6 +144,7 @@ def compare(
 
     read = _read(methods)
     names = list(read)
+    chosen = _chosen(scores, read)
     pairs = list(itertools.combinations(range(len(names)), 2))
     intervals, pair_intervals = _intervals(read, chosen, pairs, resamples, seed)
     tested = [(score, names[a], names[b]) for score in chosen for a, b in pairs]
@@ -159,7 +157,8 @@ def compare(
     if against is not None:
         if set(against) != set(names):
             raise ValueError(f"against must name the methods {', '.join(names)}, got {', '.join(against)}")
-        other, _ = _intervals(_read({name: against[name] for name in names}), chosen, [], resamples, seed)
+        read_other = _read({name: against[name] for name in names})
+        other, _ = _intervals(read_other, _chosen(chosen, read_other), [], resamples, seed)
 
     first = next(iter(read.values()))[0]
     strata = _small_strata(first)
@@ -199,6 +198,15 @@ def _read(methods: Methods) -> dict[str, list[Result]]:
         if not results:
             raise ValueError(f"methods must have a file each, {name} has none")
     return read
+
+
+def _chosen(scores: Sequence[str] | None, read: Mapping[str, Sequence[Result]]) -> list[str]:
+    """The names of the scores to compare, of those that every file holds."""
+    held = [name for name in SCORES if all(name in result.scores for results in read.values() for result in results)]
+    unknown = [name for name in scores or () if name not in held]
+    if unknown or (scores is not None and not scores):
+        raise ValueError(f"scores must be of {', '.join(held)}, got {', '.join(unknown) or 'none'}")
+    return held if scores is None else list(scores)
 
 
 def _intervals(

@@ -23,7 +23,7 @@ def run(folder: Path) -> None:
     command = [sys.executable, "-m", "fastia", "evaluate", "--dataset", f"{dataset}", "--split", "all"]
     command += ["--predictions", f"{dataset / 'Predictions'}", "--classes", f"{dataset / 'classes.txt'}"]
     command += ["--json", f"{folder / 'scores.json'}", "--csv", f"{folder / 'instances.csv'}"]
-    command += ["--plot", f"{folder / 'scores.png'}"]
+    command += ["--plot", f"{folder / 'scores.png'}", "--report", f"{folder / 'report'}"]
     print(" ".join(["fastia", *command[3:]]), flush=True)
     table = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     (folder / "scores.txt").write_text(table, encoding="utf-8")

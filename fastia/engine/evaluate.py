@@ -53,6 +53,7 @@ class Evaluation:
         records: one entry per instance and per unmatched component of all images, in their order; ``count`` and
             ``unmatched_count`` say how many of them each image has.
         extra_scores: names of those entries of ``scores`` that ``extra`` asked for.
+        extra_sums: what each image adds to these, ``[images, ...]`` by name; see :func:`fastia.extra.image_sums`.
         class_pixels: ``[images, C, 3]`` int64: intersection, ground-truth and predicted pixels of each class.
         missing: ids of the images that were skipped because they have no prediction.
         notes: what a reader of the scores ought to know.
@@ -69,6 +70,7 @@ class Evaluation:
     records: InstanceIoU
     class_pixels: NDArray[np.int64]
     extra_scores: list[str]
+    extra_sums: Sums
     missing: list[str]
     notes: list[str]
     dataset: Path
@@ -177,8 +179,7 @@ def evaluate_directory(
         },
     )
     confusion = np.zeros((len(class_names), len(class_names) + 1), np.int64)
-    sums = empty_sums(image_scorer.extra, len(class_names))
-    scored, records, class_pixels, missing = [], [], [], []
+    scored, records, class_pixels, extra_sums, missing = [], [], [], [], []
     problems: list[str] = []
     with _progress_bar(len(names)) if progress else nullcontext(lambda count: None) as advance:
         for name, outcome in zip(names, _in_threads(image_scorer, names, jobs, advance), strict=True):
@@ -188,9 +189,7 @@ def evaluate_directory(
                 records.append(outcome.scored[0])
                 class_pixels.append(_class_pixels(outcome.scored[1]))
                 confusion += outcome.scored[1]
-                for key, value in outcome.scored[2].items():
-                    if key != "class_pixels":
-                        sums[key] += value
+                extra_sums.append(outcome.scored[2])
             elif not outcome.problems:
                 missing.append(name)
     if not problems and not scored:
@@ -199,7 +198,9 @@ def evaluate_directory(
         raise EvaluationError(problems)
 
     merged = _merge(records, background if protocol == "exact" else None)
-    sums |= {"class_pixels": np.stack(class_pixels)}
+    empty = empty_sums(image_scorer.extra, len(class_names))
+    by_image = {name: np.stack([each[name] for each in extra_sums]) for name in empty if name != "class_pixels"}
+    sums = {name: values.sum(0) for name, values in by_image.items()} | {"class_pixels": np.stack(class_pixels)}
     totals, per_class, extra_names = _scores(
         merged, confusion, class_names, background, protocol, image_scorer.extra, sums
     )
@@ -212,6 +213,7 @@ def evaluate_directory(
         records=merged,
         class_pixels=np.stack(class_pixels),
         extra_scores=extra_names,
+        extra_sums=by_image,
         missing=missing,
         notes=notes,
         dataset=layout.root,

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastia.engine.evaluate import Evaluation, PathLike
+from fastia.extra import per_class_sums
 from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
 
 if TYPE_CHECKING:
@@ -78,25 +80,29 @@ def as_dict(result: Evaluation) -> dict[str, Any]:
     ``{"scores": {...}, "per_class": {name: {...}}, "images": [{"id", "classes": [[class, intersection, ground-truth
     pixels, predicted pixels], ...], "instances": [[class, instance, area, iou], ...], "unmatched": [[class, area],
     ...]}], "protocol", "classes", "size_bounds"}``; the classes of an image are those that it or its prediction holds.
+    With further scores, an image also has ``"extra": {name: [[class, ...], ...]}``: by class, the sums of
+    :func:`fastia.extra.image_sums`, those of IoU and recall as fractions.
     """
     records = result.records
     instances = zip(
         *(field.tolist() for field in (records.class_id, records.instance_id, records.area, records.iou)), strict=True
     )
     unmatched = zip(records.unmatched_class_id.tolist(), records.unmatched_area.tolist(), strict=True)
-    images = []
+    images: list[dict[str, Any]] = []
     for name, pixels, count, unmatched_count in zip(
         result.images, result.class_pixels, records.count.tolist(), records.unmatched_count.tolist(), strict=True
     ):
-        present = np.flatnonzero(pixels.any(1))
         images.append(
             {
                 "id": name,
-                "classes": np.c_[present, pixels[present]].tolist(),
+                "classes": _rows_by_class(pixels),
                 "instances": [list(next(instances)) for _ in range(count)],
                 "unmatched": [list(next(unmatched)) for _ in range(unmatched_count)],
             }
         )
+    by_class = {name: per_class_sums(name, sums) for name, sums in result.extra_sums.items()}
+    for i, image in enumerate(images if by_class else ()):
+        image["extra"] = {name: _rows_by_class(table[i]) for name, table in by_class.items()}
     return {
         "scores": _nan_as_none(result.scores),
         "per_class": {name: _nan_as_none(row) for name, row in result.per_class.items()},
@@ -240,6 +246,12 @@ def _write_page(result: Evaluation, path: Path) -> None:
     from fastia.engine.page import write_page
 
     write_page(result, path)
+
+
+def _rows_by_class(table: NDArray[Any]) -> list[list[float]]:
+    """``[class, ...]`` of the rows of ``[C, K]`` that hold anything."""
+    present = np.flatnonzero(table.any(1))
+    return [[class_id, *row] for class_id, row in zip(present.tolist(), table[present].tolist(), strict=True)]
 
 
 def _means(result: Evaluation) -> dict[str, float]:

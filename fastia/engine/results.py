@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastia.checks import PROTOCOLS
+from fastia.extra import SUM_COLUMNS
 from fastia.scores import SIZE_NAMES
 
 PathLike = str | os.PathLike[str]
@@ -24,6 +26,13 @@ COLUMNS = (
     "truth",
     "predicted",
     *(f"{kind}_{size}" for kind in ("count", "unmatched", "iou") for size in _SIZES),
+    *itertools.chain(*SUM_COLUMNS.values()),
+    # of fine-grained mIoU: IoU and presence of the class in the image, and both over the number of its classes
+    "class_iou",
+    "class_present",
+    "image_iou",
+    "image_share",
+    "weighted_recall",  # of iIoU: recall of instances times the average area of their class
 )
 _EVERY = {"": _SIZES, **{f"_{size}": (size,) for size in SIZE_NAMES}}
 _TOLERANCE = 1e-8  # sums are rounded to multiples of 2^-36 by `fastia evaluate`
@@ -52,6 +61,17 @@ def _ia_miou(sizes: Sequence[str], penalized: bool) -> Score:
     return Score({f"iou_{size}": 1 for size in sizes}, dict.fromkeys(counted, 1), counted)
 
 
+def _components(sizes: Sequence[str]) -> dict[str, Score]:
+    found, false, wanted = ([f"{kind}_{size}" for size in sizes] for kind in ("matched", "false", "count"))
+    predicted, both = [*found, *false], dict.fromkeys([*found, *false, *wanted], 1.0)
+    return {
+        "f1": Score(dict.fromkeys(found, 2), both, list(both)),
+        "precision": Score(dict.fromkeys(found, 1), dict.fromkeys(predicted, 1), predicted),
+        "recall": Score(dict.fromkeys(found, 1), dict.fromkeys(wanted, 1), wanted),
+    }
+
+
+# Scores of the worst images, and `sq`, which is 0 where nothing matches, are no ratios of sums and not among them.
 SCORES: dict[str, Score] = {
     "miou": Score({"hit": 1}, {"truth": 1, "predicted": 1, "hit": -1}, ["truth"]),
     **{f"ia_miou{size}": _ia_miou(sizes, False) for size, sizes in _EVERY.items()},
@@ -59,7 +79,26 @@ SCORES: dict[str, Score] = {
     "pixel_accuracy": Score({"hit": 1}, {"truth": 1}, ["truth"], "pooled"),
     "mean_accuracy": Score({"hit": 1}, {"truth": 1}, ["truth"]),
     "fw_iou": Score({"hit": 1}, {"truth": 1, "predicted": 1, "hit": -1}, ["truth"], "frequency"),
+    "pq": Score(
+        {f"match_iou_{size}": 1 for size in SIZE_NAMES},
+        {f"{kind}_{size}": 0.5 for kind in ("matched", "false", "count") for size in SIZE_NAMES},
+        [f"{kind}_{size}" for kind in ("matched", "false", "count") for size in SIZE_NAMES],
+    ),
+    "rq": _components(SIZE_NAMES)["f1"],
+    **{
+        f"component_{name}{suffix}": score
+        for suffix, sizes in {"": SIZE_NAMES, **{f"_{size}": (size,) for size in SIZE_NAMES}}.items()
+        for name, score in _components(sizes).items()
+    },
+    "iiou": Score({"weighted_recall": 1}, {"recall_area": 1, "predicted": 1, "hit": -1}, ["recall_area"]),
+    "miou_image": Score({"image_iou": 1}, {"image_share": 1}, ["class_present"], "pooled"),
+    "miou_class": Score({"class_iou": 1}, {"class_present": 1}, ["class_present"]),
+    "miou_instance": Score({"instance_iou": 1}, {"instance_count": 1}, ["instance_count"]),
+    "boundary_iou": Score(
+        {"boundary_hit": 1}, {"boundary_truth": 1, "boundary_predicted": 1, "boundary_hit": -1}, ["boundary_truth"]
+    ),
 }
+STANDARD_SCORES = tuple(itertools.islice(SCORES, list(SCORES).index("fw_iou") + 1))
 
 
 @dataclass(frozen=True)
@@ -69,6 +108,7 @@ class Result:
     Attributes:
         path: where it was read from.
         images: ids of the images.
+        scores: names of the scores that it holds and that are ratios of sums.
         sums: ``[images, C, len(COLUMNS)]``: per class pixels (hit, ground truth, predicted) and, by size, numbers of
             instances and of unmatched components and sums of IA-IoU.
         protocol, classes, size_bounds: as written.
@@ -76,6 +116,7 @@ class Result:
 
     path: str
     images: list[str]
+    scores: list[str]
     sums: Floats
     protocol: str
     classes: list[str]
@@ -184,7 +225,9 @@ def check_same_data(results: Sequence[Result]) -> list[Result]:
             raise ValueError(
                 f"{both} cannot be compared: the ground truth of {int(differs.sum())} images differs, first of {image}"
             )
-        aligned.append(Result(result.path, first.images, sums, result.protocol, result.classes, result.size_bounds))
+        aligned.append(
+            Result(result.path, first.images, result.scores, sums, result.protocol, result.classes, result.size_bounds)
+        )
     return aligned
 
 
@@ -224,7 +267,32 @@ def _parsed(path: str, content: Any) -> Result:
         size[np.isin(rows[:, 1], background)] = 0
         cells = (*_cells(rows), COLUMNS.index(f"{kind}_background") + size)
         np.add.at(sums, cells, 1.0 if value is None else rows[:, value])
-    return Result(path, names, sums, protocol, classes, bounds)
+    for name, columns in SUM_COLUMNS.items():
+        if all(name in image.get("extra", {}) for image in images):
+            table = _rows([image["extra"] for image in images], name, 1 + len(columns), len(classes))
+            for column, value in zip(columns, table.T[2:], strict=True):
+                np.add.at(sums[..., COLUMNS.index(column)], _cells(table), value)
+    _derive(sums)
+    missing = [name for name in STANDARD_SCORES if name not in content["scores"]]
+    if missing:
+        raise ValueError(f"no entry {missing[0]!r} in scores")
+    scores = [name for name in SCORES if name in content["scores"]]
+    return Result(path, names, scores, sums, protocol, classes, bounds)
+
+
+def _derive(sums: Floats) -> None:
+    """Fill the columns that follow from others."""
+    column = {name: sums[..., i] for i, name in enumerate(COLUMNS)}
+    present = column["truth"] > 0
+    union = column["truth"] + column["predicted"] - column["hit"]
+    np.divide(column["hit"], union, out=column["class_iou"], where=present)
+    column["class_present"][...] = present
+    classes = np.maximum(present.sum(1, keepdims=True), 1)
+    column["image_iou"][...] = column["class_iou"] / classes
+    column["image_share"][...] = present / classes
+    instances = sum(column[f"count_{size}"] for size in SIZE_NAMES)
+    average = column["recall_area"].sum(0) / np.maximum(np.sum(instances, 0), 1)
+    column["weighted_recall"][...] = column["recall"] * average
 
 
 def _rows(images: Sequence[Mapping[str, Any]], key: str, width: int, classes: int) -> Floats:
@@ -247,10 +315,8 @@ def _combined(sums: Floats, factors: Mapping[str, float]) -> Floats:
 
 
 def _check_scores(result: Result, written: Mapping[str, Any]) -> None:
-    for name, score in SCORES.items():
-        if name not in written:
-            raise ValueError(f"{result.path}: not what fastia evaluate --json writes: no entry {name!r} in scores")
-        given = math.nan if written[name] is None else written[name]
+    for name in result.scores:
+        score, given = SCORES[name], math.nan if written[name] is None else written[name]
         total = terms(result.sums, score).totals
         value = plain_value(total)
         if not (isinstance(given, float | int) and np.isclose(given, value, rtol=0, atol=_TOLERANCE, equal_nan=True)):

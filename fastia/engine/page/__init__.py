@@ -11,7 +11,8 @@ import numpy as np
 
 import fastia
 from fastia.engine.evaluate import Evaluation, PathLike
-from fastia.engine.page.pixels import Instances, in_threads, read_instances
+from fastia.engine.masks import in_threads
+from fastia.engine.page.pixels import Instances, read_instances
 from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
 
 try:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from fastia.data import voc
 from fastia.engine.evaluate import Evaluation
-from fastia.engine.page.pixels import Instances, read_masks
+from fastia.engine.masks import read_masks
+from fastia.engine.page.pixels import Instances
 
 PICTURES = 6  # worst, and as many median instances, of each size
 _MARGIN = 0.6  # around an instance, of its longer side
@@ -57,7 +58,7 @@ def draw(result: Evaluation, instances: Instances, index: int) -> Picture:
         OSError, ValueError: a file can no longer be read.
     """
     masks = read_masks(result, int(instances.image[index]))
-    truth = masks.instances == instances.instance_id[index]
+    truth = masks.ids == instances.instance_id[index]
     rows, columns = np.flatnonzero(truth.any(1)), np.flatnonzero(truth.any(0))
     longer = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
     margin = max(int(_MARGIN * longer), _SMALLEST_MARGIN)

@@ -1,22 +1,15 @@
-"""Pixels of the instances of an evaluation, read again from its files: what was predicted in them, and pictures."""
+"""What was predicted in the pixels of the instances of an evaluation, whose files are read again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia.data import voc
-from fastia.data.png import Ids, read_ids
 from fastia.engine.evaluate import Evaluation
-from fastia.functional import label
+from fastia.engine.masks import Masks, in_threads, read_masks
 from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -41,14 +34,6 @@ class Instances:
     predicted: NDArray[np.int64]
     share: NDArray[np.float64]
     confusion: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Masks:
-    """The masks of one image: ``prediction`` ``[H, W]``, and ``instances`` ``[H, W]``, void pixels of which are 0."""
-
-    prediction: Ids
-    instances: NDArray[np.integer]
 
 
 def read_instances(result: Evaluation) -> Instances:
@@ -81,34 +66,11 @@ def read_instances(result: Evaluation) -> Instances:
     return Instances(image, class_id, instance_id, area, records.iou[kept], size, predicted, share, confusion)
 
 
-def read_masks(result: Evaluation, place: int) -> Masks:
-    """The masks of the image at this place of ``result.images``."""
-    layout, name = voc.Dataset(result.dataset), result.images[place]
-    prediction = read_ids(result.predictions / f"{name}.png")
-    target_path = layout.targets / f"{name}.png"
-    if not layout.has_instances:
-        target = read_ids(target_path)
-        return Masks(prediction, label(target, background=result.background, ignore_index=result.ignore_index))
-    instances = read_ids(layout.instances / f"{name}.png")
-    void = np.zeros(instances.shape, bool)
-    if result.instance_ignore_index is not None:
-        void |= instances == result.instance_ignore_index
-    if result.protocol == "exact" and result.ignore_index is not None:
-        void |= read_ids(target_path) == result.ignore_index
-    return Masks(prediction, np.where(void, instances.dtype.type(0), instances))
-
-
-def in_threads(function: Callable[[int], Result], count: int) -> list[Result]:
-    """The results for 0..count - 1; decoding PNGs lets other threads run."""
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(function, range(count)))
-
-
 def _count(masks: Masks, ids: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
     """Pixels ``[K, C + 1]`` of each instance by predicted class."""
-    rows = np.full(int(masks.instances.max(initial=0)) + 1, -1, np.int64)
+    rows = np.full(int(masks.ids.max(initial=0)) + 1, -1, np.int64)
     rows[ids] = np.arange(len(ids))
-    row = rows[masks.instances]
+    row = rows[masks.ids]
     inside = row >= 0
     cell = row[inside] * (classes + 1) + np.minimum(masks.prediction[inside], classes)
     return np.bincount(cell, minlength=len(ids) * (classes + 1)).reshape(len(ids), classes + 1)
