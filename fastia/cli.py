@@ -202,6 +202,47 @@ def compare(
 
 
 @app.command()
+def sensitivity(
+    dataset: Annotated[Path | None, typer.Option(help="Folder in PASCAL VOC layout; without it, no removal.")] = None,
+    split: Annotated[str, typer.Option(help="File in ImageSets/Segmentation, without .txt.")] = "val",
+    protocol: Annotated[Protocol, typer.Option(help="As published, or the paper's text.")] = Protocol.wacv2024,
+    classes: Annotated[Path | None, typer.Option(help="Text file, one name a line; VOC's by default.")] = None,
+    background: Annotated[str, typer.Option(metavar="ID|none", help="Class id of the background.")] = "0",
+    ignore_index: Annotated[str, typer.Option(metavar="ID|none", help="Id of ignored pixels.")] = "255",
+    points: Annotated[int, typer.Option(min=1, help="Number of steps of the removal.")] = 100,
+    csv: Annotated[Path | None, typer.Option(help="Write the curves.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a PNG of the curves.")] = None,
+) -> None:
+    """Show what mIoU and IA-mIoU notice.
+
+    A large and a small object are covered gradually; of a dataset, instances are removed from a perfect prediction,
+    the smallest first.
+    """
+    with _errors_as_text():
+        from rich.console import Console
+
+        from fastia.engine import sensitivity as analyses
+
+        curves = analyses.corner_cases(protocol=protocol.value)
+        if dataset is not None:
+            removed = analyses.removal(
+                dataset,
+                split,
+                points=points,
+                protocol=protocol.value,
+                classes=classes,
+                background=_id("--background", background),
+                ignore_index=_id("--ignore-index", ignore_index),
+            )
+            curves.append(removed)
+        analyses.write_all(curves, csv=csv, plot=plot)
+    console = Console(highlight=False)
+    console.print(analyses.table(curves))
+    for path in filter(None, (csv, plot)):
+        console.print(f"Wrote {path}", markup=False, soft_wrap=True)
+
+
+@app.command()
 def shapes(
     root: Annotated[Path, typer.Argument(help="Folder to write into.")],
     images: Annotated[int, typer.Option(help="Number of images.")] = 60,

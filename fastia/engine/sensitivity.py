@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from fastia.engine.evaluate import Evaluation, PathLike, evaluate_directory
 from fastia.engine.masks import Masks, in_threads, read_masks
 from fastia.functional import Protocol, instance_overlaps
 from fastia.scores import IOU_BITS, SIZE_NAMES
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 SCORES = ("miou", "ia_miou", "ia_miou_penalized", *(f"ia_miou_{size}" for size in SIZE_NAMES))
 _SCENE = (192, 256)
@@ -181,7 +184,7 @@ def write_plot(curves: Sequence[Curve], path: PathLike) -> None:
     """Draw mIoU and IA-mIoU of each analysis as a PNG; the sizes where an analysis changes more than one."""
     from matplotlib.figure import Figure
 
-    columns = min(len(curves), 4)
+    columns = -(-len(curves) // 2)
     rows = -(-len(curves) // columns)
     figure = Figure(figsize=(0.5 + 3.6 * columns, 0.6 + 3.4 * rows), dpi=120, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
@@ -201,7 +204,7 @@ def write_plot(curves: Sequence[Curve], path: PathLike) -> None:
         ax.set_ylim(-2, 102)
     for ax in axes[len(curves) :]:
         ax.set_axis_off()
-    axes[0].set_ylabel("score of the foreground, %")
+    figure.supylabel("score of the foreground, %", fontsize=10)
     labels = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=6, frameon=False)
     figure.savefig(path, format="png")
@@ -216,6 +219,32 @@ def write_all(curves: Sequence[Curve], *, csv: PathLike | None = None, plot: Pat
     from fastia.engine.report import write_together
 
     write_together(curves, ((csv, write_csv), (plot, write_plot)))
+
+
+def table(curves: Sequence[Curve]) -> Table:
+    """Scores in percent at the quarters of each curve, for `rich` to print; 80 columns hold it."""
+    from rich import box
+    from rich.table import Table
+
+    grid = Table(
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        title="Scores of the foreground in %",
+        title_justify="left",
+        title_style="bold",
+        caption="pen.: penalized IA-mIoU",
+        caption_justify="left",
+    )
+    grid.add_column("", no_wrap=True)
+    for heading in ("share", "mIoU", "IA-mIoU", "pen."):
+        grid.add_column(heading, justify="right", no_wrap=True)
+    for curve in curves:
+        for quarter in range(5):
+            i = int(np.abs(curve.x - quarter / 4).argmin())
+            found = (f"{100 * curve.scores[name][i]:.1f}" for name in SCORES[:3])
+            title = "" if quarter else curve.title
+            grid.add_row(title, f"{100 * curve.x[i]:.0f} % {curve.x_name}", *found, end_section=quarter == 4)
+    return grid
 
 
 def _changes(
