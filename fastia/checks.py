@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -144,6 +146,13 @@ def number(name: str, value: float, low: float, high: float = math.inf) -> float
             f"{name} must be {f'at least {low}' if high == math.inf else f'in {low}..{high}'}, got {value}"
         )
     return float(value)
+
+
+def new_files(**paths: str | os.PathLike[str] | None) -> None:
+    """Check, option by option, where a file is to be written, if anywhere."""
+    for option, path in paths.items():
+        if path is not None and (Path(path).is_dir() or not Path(path).parent.is_dir()):
+            raise ValueError(f"{option} must be a file in a folder that exists, got {os.fspath(path)}")
 
 
 def _mask(name: str, array: Any, devices: tuple[str, ...] = ("cpu",)) -> Any:

@@ -1,4 +1,4 @@
-"""The command line: `fastia evaluate`, `fastia shapes`, and what is installed here."""
+"""The command line: `fastia evaluate`, `fastia sensitivity`, `fastia shapes`, and what is installed here."""
 
 from __future__ import annotations
 
@@ -221,8 +221,10 @@ def sensitivity(
     with _errors_as_text():
         from rich.console import Console
 
+        from fastia import checks
         from fastia.engine import sensitivity as analyses
 
+        checks.new_files(csv=csv, plot=plot)
         curves = analyses.corner_cases(protocol=protocol.value)
         if dataset is not None:
             removed = analyses.removal(

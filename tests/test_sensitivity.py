@@ -147,6 +147,12 @@ def test_the_command_prints_and_writes_all_curves(shapes, tmp_path) -> None:
     assert Image.open(plot).format == "PNG"
 
 
+def test_where_no_file_can_be_is_named_before_anything_runs() -> None:
+    done = CliRunner().invoke(cli.app, ["sensitivity", "--dataset", "nowhere", "--csv", "nowhere/a.csv"])
+    assert done.exit_code == 2
+    assert done.stderr == "Error: csv must be a file in a folder that exists, got nowhere/a.csv\n"
+
+
 def test_reports_appear_together_or_not_at_all(tmp_path, monkeypatch) -> None:
     def fail(*_):
         raise OSError(28, "No space left on device")

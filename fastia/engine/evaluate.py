@@ -289,9 +289,7 @@ def _check_options(
         raise ValueError(f"jobs must be at least 1, got {jobs}")
     if not Path(predictions).is_dir():
         raise ValueError(f"predictions {os.fspath(predictions)}: no such folder")
-    for option, path in reports.items():
-        if path is not None and (Path(path).is_dir() or not Path(path).parent.is_dir()):
-            raise ValueError(f"{option} must be a file in a folder that exists, got {os.fspath(path)}")
+    checks.new_files(**reports)
     if reports["plot"] is not None:
         importlib.import_module("matplotlib")
     if page_folder is not None:
