@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import plotly.offline
 import pytest
+from typer.testing import CliRunner
 
 import fastia
+from fastia import cli
 from fastia.data import png
 from fastia.data.shapes import make_shapes
 from fastia.engine import page
@@ -182,6 +184,10 @@ def test_a_missing_package_names_the_extra_before_anything_runs(shapes, tmp_path
     monkeypatch.setitem(sys.modules, "plotly.io", None)
     with pytest.raises(ModuleNotFoundError, match=r"no module plotly.*: pip install fastia\[cli,report\]"):
         evaluate(shapes, report=tmp_path / "report", json=tmp_path / "scores.json")
+    options = ["--dataset", shapes, "--predictions", shapes / "Predictions", "--report", tmp_path / "report"]
+    done = CliRunner().invoke(cli.app, ["evaluate", *map(str, options)])
+    assert done.exit_code == 1
+    assert re.fullmatch(r"Error: no module plotly.*: the report needs more packages: .*\n", done.stderr)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -198,21 +204,27 @@ def test_a_page_that_cannot_be_written_leaves_the_earlier_one(shapes, tmp_path, 
 
 
 @pytest.fixture(scope="module")
-def chromium():
+def playwright():
     if BROWSER is None:
         pytest.skip("needs Chromium on the path")
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--enable-unsafe-swiftshader"])
-        yield browser
-        browser.close()
+    module = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    with module.sync_playwright() as started:
+        yield started
 
 
-@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (420, "dark")])
-def test_every_control_works_in_chromium_without_a_complaint(chromium, text, tmp_path, width, theme) -> None:
+@pytest.mark.parametrize(
+    ("width", "theme", "option", "kind"),
+    [(1280, "light", "--enable-unsafe-swiftshader", "scattergl"), (420, "dark", "--disable-3d-apis", "scatter")],
+    ids=["wide, light, WebGL", "narrow, dark, no WebGL"],
+)
+def test_every_control_works_in_chromium_without_a_complaint(
+    playwright, text, tmp_path, width, theme, option, kind
+) -> None:
+    browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", option])
     path = tmp_path / "index.html"
     path.write_text(text)
-    tab = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=theme)
+    tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=theme)
+    tab.set_default_timeout(120_000)  # machines that test are busy
     complaints, requests = [], []
     tab.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     tab.on("pageerror", lambda error: complaints.append(f"{error}"))
@@ -221,6 +233,7 @@ def test_every_control_works_in_chromium_without_a_complaint(chromium, text, tmp
     tab.wait_for_function("document.querySelectorAll('.chart .main-svg').length >= 4")
     points = "document.getElementById('area-chart').data.map((trace) => trace.x.length)"
     every = tab.evaluate(points)
+    assert tab.evaluate("document.getElementById('area-chart').data[0].type") == kind
     assert sum(every) == len(Page(text).json("data")["area"])
 
     tab.get_by_role("group", name="Size of the instances in the matrix").get_by_text("small").press("Enter")
@@ -249,4 +262,4 @@ def test_every_control_works_in_chromium_without_a_complaint(chromium, text, tmp
     tab.wait_for_function(f"{colour} !== '{before}'")
     assert complaints == []
     assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
-    tab.close()
+    browser.close()

@@ -19,6 +19,7 @@ try:
     import jinja2
     import plotly.io
     import plotly.offline
+    from markupsafe import Markup
 except ModuleNotFoundError as error:
     text = f"no module {error.name}: the report needs more packages: pip install fastia[cli,report]"
     raise ModuleNotFoundError(text, name=error.name) from None
@@ -86,7 +87,7 @@ def write_page(result: Evaluation, path: PathLike) -> None:
         data=_data(result, instances),
         style=_source("page.css"),
         script=_source("page.js"),
-        plotly=jinja2.utils.markupsafe.Markup(plotly.offline.get_plotlyjs()),
+        plotly=Markup(plotly.offline.get_plotlyjs()),
     )
     path = Path(path)
     path.parent.mkdir(exist_ok=True)
@@ -148,7 +149,7 @@ def _gallery(result: Evaluation, instances: Instances) -> list[tuple[str, str, l
 
 
 def _source(name: str) -> Any:
-    return jinja2.utils.markupsafe.Markup((_FOLDER / name).read_text(encoding="utf-8"))
+    return Markup((_FOLDER / name).read_text(encoding="utf-8"))
 
 
 def _percent(value: float) -> str:
