@@ -84,7 +84,7 @@ wheel: .venv/torch  ## a wheel in dist/
 	touch $@
 
 .venv/installed: .venv/torch pyproject.toml setup.py
-	$(INSTALL) --editable ".[cli,dev]"
+	$(INSTALL) --editable ".[cli,report,dev]"
 	touch $@
 
 .venv/bench: .venv/installed

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -163,6 +165,13 @@ def extra_module(name: str, extra: str) -> Any:
 def is_cupy(array: Any) -> bool:
     """Whether an object is an array of CuPy, which need not be installed."""
     return type(array).__module__.partition(".")[0] == "cupy"
+
+
+def new_files(**paths: str | os.PathLike[str] | None) -> None:
+    """Check, option by option, where a file is to be written, if anywhere."""
+    for option, path in paths.items():
+        if path is not None and (Path(path).is_dir() or not Path(path).parent.is_dir()):
+            raise ValueError(f"{option} must be a file in a folder that exists, got {os.fspath(path)}")
 
 
 def _mask(name: str, array: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The command line: `fastia evaluate`, `train`, `dataset`, `shapes`, and what is installed here."""
+"""The command line: `fastia evaluate`, `sensitivity`, `train`, `dataset`, `shapes`, and what is installed here."""
 
 from __future__ import annotations
 
@@ -103,6 +103,9 @@ def evaluate(
     csv: Annotated[Path | None, typer.Option(help="Write one row per instance.")] = None,
     scores_csv: Annotated[Path | None, typer.Option(help="Write one row per class and score.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a PNG: IA-IoU by class and size.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write DIR/index.html: charts, tables, missed objects.")
+    ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Number of threads; one a core by default.")] = None,
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Skip images without prediction.")] = False,
 ) -> None:
@@ -129,11 +132,12 @@ def evaluate(
             csv=csv,
             scores_csv=scores_csv,
             plot=plot,
+            report=report,
             jobs=jobs,
             allow_missing=allow_missing,
             progress=True,
         )
-        _print_evaluation(result, filter(None, (json, csv, scores_csv, plot)))
+        _print_evaluation(result, filter(None, (json, csv, scores_csv, plot, report and report / "index.html")))
 
 
 @app.command()
@@ -221,6 +225,49 @@ def compare(
 
 
 @app.command()
+def sensitivity(
+    dataset: Annotated[Path | None, typer.Option(help="Folder in PASCAL VOC layout; without it, no removal.")] = None,
+    split: Annotated[str, typer.Option(help="File in ImageSets/Segmentation, without .txt.")] = "val",
+    protocol: Annotated[Protocol, typer.Option(help="As published, or the paper's text.")] = Protocol.wacv2024,
+    classes: Annotated[Path | None, typer.Option(help="Text file, one name a line; VOC's by default.")] = None,
+    background: Annotated[str, typer.Option(metavar="ID|none", help="Class id of the background.")] = "0",
+    ignore_index: Annotated[str, typer.Option(metavar="ID|none", help="Id of ignored pixels.")] = "255",
+    points: Annotated[int, typer.Option(min=1, help="Number of steps of the removal.")] = 100,
+    csv: Annotated[Path | None, typer.Option(help="Write the curves.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a PNG of the curves.")] = None,
+) -> None:
+    """Show what mIoU and IA-mIoU notice.
+
+    A large and a small object are covered gradually; of a dataset, instances are removed from a perfect prediction,
+    the smallest first.
+    """
+    with errors_as_text():
+        from rich.console import Console
+
+        from fastia import checks
+        from fastia.engine import sensitivity as analyses
+
+        checks.new_files(csv=csv, plot=plot)
+        curves = analyses.corner_cases(protocol=protocol.value)
+        if dataset is not None:
+            removed = analyses.removal(
+                dataset,
+                split,
+                points=points,
+                protocol=protocol.value,
+                classes=classes,
+                background=id_or_none("--background", background),
+                ignore_index=id_or_none("--ignore-index", ignore_index),
+            )
+            curves.append(removed)
+        analyses.write_all(curves, csv=csv, plot=plot)
+    console = Console(highlight=False)
+    console.print(analyses.table(curves))
+    for path in filter(None, (csv, plot)):
+        console.print(f"Wrote {path}", markup=False, soft_wrap=True)
+
+
+@app.command()
 def shapes(
     root: Annotated[Path, typer.Argument(help="Folder to write into.")],
     images: Annotated[int, typer.Option(help="Number of images.")] = 60,
@@ -245,13 +292,13 @@ def cache_folder() -> Path:
 def _print_evaluation(result: Evaluation, written: Iterable[Path]) -> None:
     from rich.console import Console
 
-    from fastia.engine import report
+    from fastia.engine.report import extra_table, table
 
     console = Console(highlight=False)
-    console.print(report.table(result))
-    extra_table = report.extra_table(result)
-    if extra_table is not None:
-        console.print(extra_table)
+    console.print(table(result))
+    further = extra_table(result)
+    if further is not None:
+        console.print(further)
     for note in result.notes:
         console.print(f"Note: {note}", markup=False, soft_wrap=True)
     for path in written:

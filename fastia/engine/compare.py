@@ -140,7 +140,7 @@ def compare(
     checks.integer("resamples", resamples, 99, optional=False)
     checks.integer("seed", seed, 0, optional=False)
     reports = {"json": json, "csv": csv, "plot": plot}
-    _check_reports(reports)
+    checks.new_files(**reports)
 
     read = _read(methods)
     names = list(read)
@@ -294,9 +294,3 @@ def _notes(
     if any(len(read[each.first]) != len(read[each.second]) for each in differences):
         notes.append("No p-value between methods of different numbers of checkpoints.")
     return notes
-
-
-def _check_reports(reports: Mapping[str, PathLike | None]) -> None:
-    for option, path in reports.items():
-        if path is not None and (Path(path).is_dir() or not Path(path).parent.is_dir()):
-            raise ValueError(f"{option} must be a file in a folder that exists, got {path}")

@@ -26,7 +26,9 @@ def run(folder: Path) -> None:
     command = ["evaluate", "--dataset", f"{dataset}", "--predictions", f"{trained / 'predictions'}"]
     command += ["--classes", f"{dataset / 'classes.txt'}", "--protocol", "exact"]
     command += ["--json", f"{folder / 'scores.json'}", "--csv", f"{folder / 'instances.csv'}"]
-    _command([*command, "--plot", f"{folder / 'scores.png'}"])
+    command += ["--plot", f"{folder / 'scores.png'}", "--report", f"{folder / 'report'}"]
+    _command(command)
+    print(f"{folder / 'report' / 'index.html'}: charts, tables and pictures")
     print(f"{folder / 'weights.png'}: pseudo masks beside their weights")
     print(f"{trained / 'curves.png'}: loss, penalty, learning rate and scores while training")
 

@@ -47,7 +47,9 @@ class Evaluation:
         class_pixels: ``[images, C, 3]`` int64: intersection, ground-truth and predicted pixels of each class.
         missing: ids of the images that were skipped because they have no prediction.
         notes: what a reader of the scores ought to know.
-        protocol, background: as given.
+        dataset, split, predictions: as given.
+        protocol, background, ignore_index: as given.
+        instance_ignore_index: id of void pixels of ``SegmentationObject``; None: none.
         classes: names of the classes.
         seconds: time taken, reports not included.
     """
@@ -61,8 +63,13 @@ class Evaluation:
     extra_sums: Sums
     missing: list[str]
     notes: list[str]
+    dataset: Path
+    split: str
+    predictions: Path
     protocol: str
     background: int | None
+    ignore_index: int | None
+    instance_ignore_index: int | None
     classes: list[str]
     seconds: float
 
@@ -82,6 +89,7 @@ def evaluate_directory(
     csv: PathLike | None = None,
     scores_csv: PathLike | None = None,
     plot: PathLike | None = None,
+    report: PathLike | None = None,
     jobs: int | None = None,
     allow_missing: bool = False,
     progress: bool = False,
@@ -107,6 +115,8 @@ def evaluate_directory(
         csv: where to write one row per instance.
         scores_csv: where to write one row per score, over all classes and of each.
         plot: where to write a PNG of the scores by class and size.
+        report: folder, made where it does not exist, for ``index.html``: a page that holds all it shows, with charts,
+            tables, and pictures of missed instances.
         jobs: number of threads; None: number of cores.
         allow_missing: whether images without a prediction are skipped.
         progress: whether to show a bar with images per second on the standard error stream.
@@ -118,7 +128,7 @@ def evaluate_directory(
         EvaluationError: a :class:`ValueError` with all files that are missing, truncated or damaged, hold colours in
             place of ids, differ in size from their target, or hold an id that is no class.
         ValueError: no such dataset, split or folder, an empty split, or an option that is not allowed.
-        ModuleNotFoundError: a report or a decoder needs ``pip install fastia[cli]``.
+        ModuleNotFoundError: a decoder or a plot needs ``pip install fastia[cli]``, the page ``fastia[report]`` too.
 
     Example:
         >>> import tempfile
@@ -139,7 +149,9 @@ def evaluate_directory(
     names = layout.ids(split)
     class_names = voc.class_names(classes)
     reports = {"json": json, "csv": csv, "scores_csv": scores_csv, "plot": plot}
-    _check_options(predictions, protocol, background, ignore_index, reports, jobs)
+    _check_options(predictions, protocol, background, ignore_index, reports, report, jobs)
+    if instance_ignore_index == "ignore_index":
+        instance_ignore_index = ignore_index
 
     image_scorer = ImageScorer(
         targets=f"{layout.targets}",
@@ -182,7 +194,7 @@ def evaluate_directory(
     totals, per_class, extra_names = _scores(
         merged, confusion, class_names, background, protocol, image_scorer.extra, sums
     )
-    notes = _notes(merged, layout.has_instances, missing, ignore_index, instance_ignore_index)
+    notes = _notes(merged, layout.has_instances, missing, instance_ignore_index)
     seconds = time.perf_counter() - started
     result = Evaluation(
         scores=totals,
@@ -194,15 +206,20 @@ def evaluate_directory(
         extra_sums=by_image,
         missing=missing,
         notes=notes,
+        dataset=layout.root,
+        split=split,
+        predictions=Path(predictions),
         protocol=protocol,
         background=background,
+        ignore_index=ignore_index,
+        instance_ignore_index=instance_ignore_index,
         classes=class_names,
         seconds=seconds,
     )
-    if any(reports.values()):
-        from fastia.engine import report
+    if any((*reports.values(), report)):
+        from fastia.engine.report import write_all
 
-        report.write_all(result, **reports)
+        write_all(result, **reports, report=report)
     return result
 
 
@@ -212,6 +229,7 @@ def _check_options(
     background: int | None,
     ignore_index: int | None,
     reports: dict[str, PathLike | None],
+    page_folder: PathLike | None,
     jobs: int | None,
 ) -> None:
     checks.choice("protocol", protocol, checks.PROTOCOLS)
@@ -221,11 +239,14 @@ def _check_options(
         raise ValueError(f"jobs must be at least 1, got {jobs}")
     if not Path(predictions).is_dir():
         raise ValueError(f"predictions {os.fspath(predictions)}: no such folder")
-    for option, path in reports.items():
-        if path is not None and (Path(path).is_dir() or not Path(path).parent.is_dir()):
-            raise ValueError(f"{option} must be a file in a folder that exists, got {os.fspath(path)}")
+    checks.new_files(**reports)
     if reports["plot"] is not None:
         importlib.import_module("matplotlib")
+    if page_folder is not None:
+        folder = Path(page_folder)
+        if not (folder.is_dir() or (folder.absolute().parent.is_dir() and not folder.exists())):
+            raise ValueError(f"report must be a folder, or a new one in a folder that exists, got {folder}")
+        importlib.import_module("fastia.engine.page")
 
 
 def _class_pixels(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -279,8 +300,7 @@ def _notes(
     records: InstanceIoU,
     has_instances: bool,
     missing: list[str],
-    ignore_index: int | None,
-    instance_ignore_index: int | Literal["ignore_index"] | None,
+    void: int | None,
 ) -> list[str]:
     notes = []
     if not has_instances:
@@ -290,7 +310,6 @@ def _notes(
         total = len(missing) + len(records.count)
         skipped = f"{len(missing)} of {total} images skipped, for there is no prediction of them"
         notes.append(f"{skipped}: {', '.join(missing[:5])}{more}")
-    void = ignore_index if instance_ignore_index == "ignore_index" else instance_ignore_index
     if has_instances and void is not None and records.instance_id.max(initial=0) > void >= 1:
         notes.append(f"There are instance ids above {void}, and {void} itself counts as void (instance_ignore_index).")
     return notes

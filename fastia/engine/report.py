@@ -38,13 +38,23 @@ def write_all(
     csv: PathLike | None = None,
     scores_csv: PathLike | None = None,
     plot: PathLike | None = None,
+    report: PathLike | None = None,
 ) -> None:
     """Write the reports that have a path; each file appears complete, and none if one of them cannot be written.
+
+    ``report`` is a folder, for a page ``index.html``; it is written last, because its folder may be new.
 
     Raises:
         OSError: a file cannot be written.
     """
-    writers = ((json, write_json), (csv, write_csv), (scores_csv, write_scores_csv), (plot, write_plot))
+    page = None if report is None else Path(report) / "index.html"
+    writers = (
+        (json, write_json),
+        (csv, write_csv),
+        (scores_csv, write_scores_csv),
+        (plot, write_plot),
+        (page, _write_page),
+    )
     write_together(result, writers)
 
 
@@ -230,6 +240,12 @@ def progress_bar(total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True), refresh_per_second=5) as bar:
         task = bar.add_task("", total=total)
         yield lambda count: bar.advance(task, count)
+
+
+def _write_page(result: Evaluation, path: Path) -> None:
+    from fastia.engine.page import write_page
+
+    write_page(result, path)
 
 
 def _rows_by_class(table: NDArray[Any]) -> list[list[float]]:
