@@ -114,12 +114,12 @@ def test_64_bit_numbers_where_an_image_has_two_to_the_31_pixels():
 # Mistakes that a kernel may hold: file, text, what it becomes.
 PLANTED = {
     "no barrier before runs are united": (
-        "strips.cu",
+        "strips.cuh",
         "    __syncthreads();\n}\n\n// Unites",
         "}\n\n// Unites",
     ),
     "no barrier before components are numbered": (
-        "strips.cu",
+        "strips.cuh",
         "    __syncthreads();\n}\n\n// Numbers",
         "}\n\n// Numbers",
     ),
@@ -129,7 +129,7 @@ PLANTED = {
         "",
     ),
     "areas added up without an atomic": (
-        "strips.cu",
+        "strips.cuh",
         "atomicAdd(&runs.area[root], pixels);",
         "runs.area[root] += pixels;",
     ),
@@ -150,9 +150,9 @@ PLANTED = {
         "const unsigned missing = found ? 0 : __ballot_sync(kAllLanes, true);",
     ),
     "barrier that one thread does not reach": (
-        "flatten.cu",
-        "        const bool last = sums[0] == division.strips() - 1;",
-        "        const bool last = sums[0] == division.strips() - 1;\n        if (threadIdx.x == 1) return;",
+        "ranks.cuh",
+        "    const bool last = sums[0] == strips - 1;",
+        "    const bool last = sums[0] == strips - 1;\n    if (threadIdx.x == 1) return;",
     ),
     "write past the end of shared memory": ("runs.cuh", "sums[warp] = sum;", "sums[warp + 32] = sum;"),
 }
