@@ -6,8 +6,8 @@
 namespace fastia {
 
 __device__ inline void prepare_overlaps(const Division& division, const StripCounts* counts, unsigned* component_parent,
-                                        const unsigned* segments, const Sizes& sizes, ImageCounts* image_counts,
-                                        const OverlapTables& batch_tables) {
+                                        const unsigned* segments, unsigned* contour_parent, const Sizes& sizes,
+                                        ImageCounts* image_counts, const OverlapTables& batch_tables) {
     const Strip strip = strip_of_block(division);
     const Span<unsigned> parent(component_parent + strip.image_slot(), division.pixels());
     for (unsigned component = threadIdx.x; component < counts[blockIdx.x].components; component += blockDim.x) {
@@ -15,6 +15,13 @@ __device__ inline void prepare_overlaps(const Division& division, const StripCou
         parent.store(own, find(parent, own));
         const long long slot = strip.slot + component;
         sizes.pixels[slot] = sizes.of_class[slot] = sizes.rank[slot] = 0;
+    }
+
+    if (contour_parent) {
+        const unsigned first = 2 * static_cast<unsigned>(strip.component_base());
+        unsigned* const contour = contour_parent + 2 * strip.slot;
+        for (unsigned end = threadIdx.x; end < 2 * counts[blockIdx.x].runs; end += blockDim.x)
+            contour[end] = first + end;
     }
 
     const unsigned strips = division.strips();
@@ -166,10 +173,11 @@ __device__ void count_overlaps(const Scene& scene, const Division& division, con
 
 extern "C" __global__ void fastia_prepare_overlaps(long long height, long long width, long long rows,
                                                    const fastia::StripCounts* strip_counts, unsigned* component_parent,
-                                                   const unsigned* segments, FASTIA_SIZES_PARAMETERS,
-                                                   fastia::ImageCounts* image_counts, FASTIA_TABLES_PARAMETERS) {
-    fastia::prepare_overlaps({height, width, rows}, strip_counts, component_parent, segments, FASTIA_SIZES,
-                             image_counts, FASTIA_TABLES);
+                                                   const unsigned* segments, unsigned* contour_parent,
+                                                   FASTIA_SIZES_PARAMETERS, fastia::ImageCounts* image_counts,
+                                                   FASTIA_TABLES_PARAMETERS) {
+    fastia::prepare_overlaps({height, width, rows}, strip_counts, component_parent, segments, contour_parent,
+                             FASTIA_SIZES, image_counts, FASTIA_TABLES);
 }
 
 #define FASTIA_COUNT_OVERLAPS(name, exact)                                                                      \

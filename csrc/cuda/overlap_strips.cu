@@ -39,15 +39,16 @@ __device__ void cut_strip(const Scene& scene, const Division& division, unsigned
 
 }  // namespace fastia
 
-#define FASTIA_OVERLAP_STRIPS(name, exact)                                                                             \
-    extern "C" __global__ void __launch_bounds__(256, 4) fastia_overlap_strips_##name(                                 \
-        long long height, long long width, long long rows, FASTIA_SCENE_PARAMETERS, long long capacity,                \
-        fastia::Word* words, fastia::StripCounts* counts, unsigned* run_component, unsigned* component_parent,         \
-        unsigned short* component_class, unsigned* arrivals, unsigned* cuts, unsigned* segments) {                     \
-        fastia::cut_strip<exact>(                                                                                      \
-            FASTIA_SCENE(exact), {height, width, rows}, static_cast<unsigned>(capacity),                               \
-            {words, counts, run_component, component_parent, component_class, arrivals, nullptr, nullptr, nullptr, 0}, \
-            cuts, segments);                                                                                           \
+#define FASTIA_OVERLAP_STRIPS(name, exact)                                                                            \
+    extern "C" __global__ void __launch_bounds__(256, 4) fastia_overlap_strips_##name(                                \
+        long long height, long long width, long long rows, FASTIA_SCENE_PARAMETERS, long long capacity,               \
+        fastia::Word* words, fastia::StripCounts* counts, unsigned* run_component, unsigned* component_parent,        \
+        unsigned short* component_class, unsigned* arrivals, unsigned* first_run, unsigned* cuts,                     \
+        unsigned* segments) {                                                                                         \
+        fastia::cut_strip<exact>(FASTIA_SCENE(exact), {height, width, rows}, static_cast<unsigned>(capacity),         \
+                                 {words, counts, run_component, component_parent, component_class, arrivals, nullptr, \
+                                  nullptr, nullptr, 0, first_run},                                                    \
+                                 cuts, segments);                                                                     \
     }
 
 FASTIA_OVERLAP_STRIPS(exact, true)

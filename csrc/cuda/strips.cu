@@ -51,7 +51,7 @@ struct PlainMasks {
         fastia::label_strip<fastia::PlainMasks<Id>, Index>(                                                         \
             source, diagonal != 0, {height, width, rows}, static_cast<unsigned>(capacity),                          \
             {words, counts, run_component, component_parent, component_class, arrivals, area, total, class_total,   \
-             classes});                                                                                             \
+             classes, nullptr});                                                                                    \
     }
 #define FASTIA_STRIPS_OF(name, Id)         \
     FASTIA_STRIPS(name##_32, Id, unsigned) \

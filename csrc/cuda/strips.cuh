@@ -19,11 +19,12 @@ struct Results {
     unsigned* run_component;  // [images, pixels] component of each run of a strip
     Index* component_parent;  // in the image; here the component itself
     unsigned short* component_class;
-    unsigned* arrivals;  // [images] 0, for flatten to count with
-    unsigned* area;      // pixels in the strip
-    Index* total;        // the same, for flatten to add up
-    Index* class_total;  // [images, classes] 0 for every class that there is
-    long long classes;   // 1: all classes together
+    unsigned* arrivals;   // [images] 0, for flatten to count with
+    unsigned* area;       // pixels in the strip
+    Index* total;         // the same, for flatten to add up
+    Index* class_total;   // [images, classes] 0 for every class that there is
+    long long classes;    // 1: all classes together
+    unsigned* first_run;  // of each component, in the strip
 };
 
 // Marks the parent of a root as the root's number among the components of the strip.
@@ -137,6 +138,7 @@ __device__ __forceinline__ unsigned number_components(const Runs& runs, const St
         if (root) {
             const long long slot = strip.slot + number;
             results.component_class[slot] = static_cast<unsigned short>(own);
+            if (results.first_run) results.first_run[slot] = run;
             runs.parent[run] = kNumbered | number;
             if (results.area) {
                 results.area[slot] = pixels;  // overwrites no area that is still to be read: number <= run

@@ -28,6 +28,7 @@ from fastia.kernels.cuda_plan import (
 _PROTOCOLS = ("exact", "wacv2024")
 KERNELS = {
     "overlap_strips.cu": [f"fastia_overlap_strips_{protocol}" for protocol in _PROTOCOLS],
+    "contours.cu": ["fastia_trace_contours", "fastia_find_neighbours", "fastia_find_outermost"],
     "overlap_count.cu": ["fastia_prepare_overlaps"] + [f"fastia_count_overlaps_{protocol}" for protocol in _PROTOCOLS],
     "overlap_records.cu": [
         f"fastia_{name}_{protocol}" for name in ("share_components", "fill_records") for protocol in _PROTOCOLS
@@ -126,6 +127,10 @@ class _SceneChunk(Chunk):
         self.cuts = self.scratch(4 * images * scene.preds.shape[1] * self.words_per_row)
         self.segments = self.scratch(4 * strips)
         self.sizes = (self.scratch(4 * pixels), self.scratch(4 * pixels), self.scratch(4 * pixels))
+        self.first_run = self.contour = self.sibling = self.enclosing = None
+        if options.protocol == "wacv2024":
+            self.contour = self.scratch(8 * pixels)
+            self.first_run, self.sibling, self.enclosing = (self.scratch(4 * pixels) for _ in range(3))
         self.image_counts = self.scratch(28 * images)
         self.strip_unmatched = self.scratch(4 * strips)
         self.count = self.scratch(4 * images)
@@ -148,16 +153,14 @@ class _SceneChunk(Chunk):
         cells = classes * (classes + 1)
         confusion: tuple[Argument, ...] = (None, 0)
         if classes:
-            confusion = (
-                (Pointer("confusion"), 0) if self.outputs.tally else (self.output("confusion", cells), cells // 8)
-            )
+            stride = 0 if self.outputs.tally else cells
+            confusion = (self.output("confusion", 8 * stride), stride)
 
-        launches, labels = [], (None,) * 5
-        if self.target is not None:
-            launches += self.target.find_components(
-                Options(8, options.background, options.ignore_index), None, "target"
-            )
-            chunk = self.target
+        launches: list[Launch] = []
+        labels: list[Argument] = [None] * 5
+        if (chunk := self.target) is not None:
+            ids = Options(8, options.background, options.ignore_index)
+            launches += chunk.find_components(ids, buffer="target")
             labels = [chunk.words, chunk.run_component, chunk.parent, chunk.rank, chunk.strip_roots]
         launches.append(
             self._kernel(
@@ -173,6 +176,7 @@ class _SceneChunk(Chunk):
                 self.parent,
                 self.component_class,
                 self.arrivals,
+                self.first_run,
                 self.cuts,
                 self.segments,
             )
@@ -187,12 +191,14 @@ class _SceneChunk(Chunk):
                 self.counts,
                 self.parent,
                 self.segments,
+                self.contour,
                 *self.sizes,
                 self.image_counts,
                 *self.tables,
             )
         )
-        root = self.parent
+        if options.protocol == "wacv2024":
+            launches += self._fill_holes()
         launches.append(
             self._kernel(
                 "overlap_count.cu",
@@ -202,7 +208,7 @@ class _SceneChunk(Chunk):
                 *self._scene(),
                 self.words,
                 self.run_component,
-                root,
+                self.parent,
                 self.cuts,
                 *labels,
                 *self.sizes,
@@ -234,7 +240,7 @@ class _SceneChunk(Chunk):
                 SUMS_BYTES,
                 background,
                 self.counts,
-                root,
+                self.parent,
                 self.component_class,
                 *self.sizes,
                 self.strip_unmatched,
@@ -263,6 +269,17 @@ class _SceneChunk(Chunk):
             )
         )
         return launches
+
+    def _fill_holes(self) -> list[Launch]:
+        """In `parent`, from roots to the outermost components that enclose them."""
+        source, grid = "contours.cu", self.images * self.strips
+        runs = (self.words, self.run_component, self.parent, self.component_class, self.contour)
+        links = (self.sibling, self.enclosing)
+        return [
+            self._kernel(source, "trace_contours", grid, 0, *runs),
+            self._kernel(source, "find_neighbours", grid, 0, *runs, self.first_run, *links),
+            self._kernel(source, "find_outermost", grid, 0, self.counts, self.parent, *links),
+        ]
 
     def _scene(self) -> tuple[Argument, ...]:
         """FASTIA_SCENE_PARAMETERS of scene.cuh."""
