@@ -30,7 +30,7 @@ def kernels() -> runner.Kernels:
 
 @pytest.mark.parametrize("chunk", range(10))
 def test_masks_equal_the_reference(kernels, chunk):
-    assert sum(check.check_masks(kernels, seed) for seed in range(chunk * 60, chunk * 60 + 60)) > 300
+    assert sum(check.check_masks(kernels, seed) for seed in range(chunk * 54, chunk * 54 + 54)) >= 280
 
 
 @pytest.mark.parametrize("connectivity", [4, 8])

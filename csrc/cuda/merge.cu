@@ -26,9 +26,10 @@ __device__ void merge_strips(bool diagonal, const Division& division, const Word
     const Span<Index> parent(component_parent + image * division.pixels(), division.pixels());
     visit_contacts(upper, lower, x, column == 0, diagonal, [&](unsigned upper_run, unsigned lower_run) {
         const unsigned a = run_component[above.slot + upper_run], b = run_component[below.slot + lower_run];
-        if (!is_component(a) || !is_component(b)) return;
-        if (component_class[above.slot + a] != component_class[below.slot + b]) return;
+        if (!is_component(a) || !is_component(b)) return false;
+        if (component_class[above.slot + a] != component_class[below.slot + b]) return false;
         unite(parent, static_cast<Index>(above.component_base() + a), static_cast<Index>(below.component_base() + b));
+        return true;
     });
 }
 

@@ -132,14 +132,16 @@ __device__ void unite(Span<Index> parent, Index a, Index b) {
 }
 
 // Calls visit(upper run, lower run) for pairs of runs of two adjacent rows that touch where one of them starts, at
-// pixel x of a word; so once for each pair of runs, over all x. `first` says that the word begins its row.
+// pixel x of a word; so once for each pair of runs, over all x. `visit` returns whether both are of one class, in which
+// case their neighbours in the rows are of others, or united with them already. `first` says that the word begins its
+// row.
 template <class Visit>
 __device__ void visit_contacts(const Word& upper, const Word& lower, unsigned x, bool first, bool diagonal,
                                Visit visit) {
     const unsigned upper_run = upper.run(x), lower_run = lower.run(x);
-    visit(upper_run, lower_run);
+    if (visit(upper_run, lower_run) || !diagonal) return;
     // Where one run alone starts, its neighbour across the corner is the run that it lies under or over.
-    if (diagonal && (upper.edges >> x & lower.edges >> x & 1) && !(first && x == 0)) {
+    if ((upper.edges >> x & lower.edges >> x & 1) && !(first && x == 0)) {
         visit(upper_run - 1, lower_run);
         visit(upper_run, lower_run - 1);
     }

@@ -96,7 +96,9 @@ __device__ __forceinline__ void unite_runs(const Runs& runs, const Strip& strip,
             visit_contacts(upper, lower, __ffs(starts) - 1, at.column == 0, diagonal,
                            [&](unsigned above, unsigned below) {
                                const unsigned own = runs.class_of[below];
-                               if (is_component(own) && runs.class_of[above] == own) unite(runs.parent, above, below);
+                               if (!is_component(own) || runs.class_of[above] != own) return false;
+                               unite(runs.parent, above, below);
+                               return true;
                            });
         }
     }

@@ -15,7 +15,7 @@ namespace cuda_on_cpu {
 
 class Context;
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && defined(__ELF__)
 
 // Keeps what the calling convention asks a function to keep on the stack it leaves, and takes up another stack.
 extern "C" void cuda_on_cpu_switch(void** from, void* to);
