@@ -183,7 +183,7 @@ def exit_with_1_where_wrong(library):
     os._exit(0)
 
 
-@pytest.mark.parametrize("source", cuda_plan.KERNELS)
+@pytest.mark.parametrize("source", runner.KERNELS)
 def test_nvcc_compiles_every_kernel_without_spills(source, tmp_path):
     if shutil.which("nvcc") is None:
         pytest.skip("needs nvcc")
@@ -192,8 +192,8 @@ def test_nvcc_compiles_every_kernel_without_spills(source, tmp_path):
     path = runner.ROOT / "csrc/cuda" / source
     result = subprocess.run([*command, "-o", tmp_path / "out", path], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    for kernel in cuda_plan.KERNELS[source]:
+    for kernel in runner.KERNELS[source]:
         assert len(re.findall(rf"Compiling entry function '{kernel}' for 'sm_(80|90|100)'", result.stderr)) == 3
     usage = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", result.stderr)
-    assert len(usage) >= 3 * len(cuda_plan.KERNELS[source])
+    assert len(usage) >= 3 * len(runner.KERNELS[source])
     assert set(usage) == {("0", "0", "0")}
