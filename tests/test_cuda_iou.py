@@ -133,7 +133,7 @@ PLANTED = {
         "found = atomicCAS(&keys[slot], kNone, key);",
         "keys.store(slot, key);",
     ),
-    "table too small by what stays free": ("overlaps.cuh", "segments + segments / 4 + 1", "segments / 2 + 1"),
+    "probe beyond the table": ("overlaps.cuh", "if (++slot == slots) slot = 0;", "++slot;"),
     "no barrier between the steps of a sort": (
         "overlap_records.cu",
         "            __syncthreads();\n        }\n    }\n}",
@@ -158,14 +158,11 @@ def test_planted_mistakes_are_caught(mistake):
     sources[file] = sources[file].replace(old, new)
     kernels = {name: runner.KERNELS[name] for name in ("merge.cu", *cuda_iou_plan.KERNELS)}
     library = runner.build(sources, kernels, flags=("-O0", "-w"))
-    # In a process of its own, since it may write anywhere, or never end.
+    # In a process of its own, since it may write anywhere.
     child = multiprocessing.get_context("fork").Process(target=exit_with_1_where_wrong, args=(library,))
     child.start()
-    child.join(20)
-    if child.is_alive():
-        child.kill()
-        child.join()
-    assert child.exitcode in (1, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGKILL)
+    child.join(60)
+    assert child.exitcode == 1 or child.exitcode in (-signal.SIGSEGV, -signal.SIGABRT)
 
 
 def exit_with_1_where_wrong(library):

@@ -96,6 +96,8 @@ struct Counting {
     __device__ unsigned slot_of_instance(unsigned instance) const {
         return slot_of(Span<unsigned>(tables.id, counts->slots), counts->slots, instance, [&](unsigned taken) {
             tables.order[atomicAdd(&counts->instances, 1u)] = static_cast<unsigned long long>(instance) << 32 | taken;
+            tables.intersection[taken] = 0;  // not read before the next launch
+            tables.whole[taken] = tables.fraction[taken] = 0;
         });
     }
 };

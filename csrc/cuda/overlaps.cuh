@@ -47,8 +47,7 @@ struct OverlapTables {
     }
     __device__ void clear(unsigned slot) const {
         id[slot] = kEmpty;
-        area[slot] = class_after[slot] = intersection[slot] = 0;
-        whole[slot] = fraction[slot] = 0;
+        area[slot] = class_after[slot] = 0;
         key[slot] = kEmptyKey;
         pixels[slot] = of_class[slot] = 0;
     }

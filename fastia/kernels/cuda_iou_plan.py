@@ -89,7 +89,8 @@ def _plan(scene: Scene, options: SceneOptions, outputs: _Outputs, tuning: Tuning
         return Plan(0, [Launch("overlap_records.cu", "fastia_empty_records", batch, tuning.block, 0, arguments)])
     tuning = tuning._replace(wide=False)
     one = _SceneChunk(scene, options, outputs, 0, 1, tuning)
-    images = max(1, min(batch, tuning.scratch_bytes // one.scratch_bytes))
+    most = max(1, tuning.scratch_bytes // one.scratch_bytes)
+    images = -(-batch // -(-batch // most))  # as many in each chunk
     chunks = [
         _SceneChunk(scene, options, outputs, first, min(images, batch - first), tuning)
         for first in range(0, batch, images)
@@ -127,18 +128,19 @@ class _SceneChunk(Chunk):
         self.cuts = self.scratch(4 * images * scene.preds.shape[1] * self.words_per_row)
         self.segments = self.scratch(4 * strips)
         self.sizes = (self.scratch(4 * pixels), self.scratch(4 * pixels), self.scratch(4 * pixels))
-        self.first_run = self.contour = self.sibling = self.enclosing = None
-        if options.protocol == "wacv2024":
-            self.contour = self.scratch(8 * pixels)
-            self.first_run, self.sibling, self.enclosing = (self.scratch(4 * pixels) for _ in range(3))
         self.image_counts = self.scratch(28 * images)
         self.strip_unmatched = self.scratch(4 * strips)
         self.count = self.scratch(4 * images)
         self.unmatched_count = self.scratch(4 * images)
         slots = self.pixels + self.pixels // 4 + 1
-        # id, area, class, intersection, covered (whole and fraction), order; key, pixels, of class, overlaps
+        # id, area, class, intersection, covered (whole, fraction), order; key, pixels, of class, list of overlaps
         widths = (4, 4, 4, 4, 8, 8, 8, 8, 4, 4, 4)
-        self.tables: tuple[Argument, ...] = (slots, *(self.scratch(width * images * slots) for width in widths))
+        tables = [self.scratch(width * images * slots) for width in widths]
+        self.tables: tuple[Argument, ...] = (slots, *tables)
+        # Contours are done with before these parts of the tables are first written.
+        unused: list[Pointer | None] = [None] * 4
+        places = tables[3:7] if options.protocol == "wacv2024" else unused
+        self.first_run, self.sibling, self.enclosing, self.contour = places
         self.target = None
         if scene.instances is None:
             self.target = Chunk(scene.target, first, images, Needs(labels=True), tuning, self.scratch_bytes)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from typing import Any
 
 import generators
 import numpy as np
-from cuda_on_cpu.check import any_tuning, maps
-from cuda_on_cpu.runner import Array, Kernels
+from cuda_on_cpu.check import any_tuning, check_masks, maps
+from cuda_on_cpu.runner import Array, Kernels, build, sources
 from fuzz import Inputs, Output
 
 from fastia import reference
@@ -26,6 +28,20 @@ def check_scenes(kernels: Kernels, seed: int, largest: int = 40, **changes: Any)
     check_records(kernels, arrays, scene.options | changes, any_tuning(rng), rng, seed)
     inputs.check()
     return len(arrays[0])
+
+
+def fuzz_cuda() -> Callable[[int], int]:
+    """A check of one seed; one in fifty makes larger images. FASTIA_SANITIZE names sanitizers to build with."""
+    flags = ["-O1", "-g"]
+    if sanitizers := os.environ.get("FASTIA_SANITIZE"):
+        flags += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+    kernels = Kernels(build(sources(), flags=tuple(flags)))
+
+    def check_seed(seed: int) -> int:
+        largest = 300 if seed % 50 == 0 else 40
+        return check_masks(kernels, seed, largest) + check_scenes(kernels, seed, largest)
+
+    return check_seed
 
 
 def check_records(

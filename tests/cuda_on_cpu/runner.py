@@ -1,4 +1,4 @@
-"""Compiles csrc/cuda for the CPU and runs plans of `fastia.kernels.cuda_plan` there, on NumPy arrays."""
+"""Compiles csrc/cuda for the CPU and runs plans of `fastia.kernels` there, on NumPy arrays."""
 
 from __future__ import annotations
 
