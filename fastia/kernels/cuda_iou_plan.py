@@ -138,9 +138,9 @@ class _SceneChunk(Chunk):
         tables = [self.scratch(width * images * slots) for width in widths]
         self.tables: tuple[Argument, ...] = (slots, *tables)
         # Contours are done with before these parts of the tables are first written.
-        unused: list[Pointer | None] = [None] * 4
-        places = tables[3:7] if options.protocol == "wacv2024" else unused
-        self.first_run, self.sibling, self.enclosing, self.contour = places
+        first_run, self.sibling, self.enclosing, contour = tables[3:7]
+        filled = options.protocol == "wacv2024"
+        self.first_run, self.contour = (first_run, contour) if filled else (None, None)
         self.target = None
         if scene.instances is None:
             self.target = Chunk(scene.target, first, images, Needs(labels=True), tuning, self.scratch_bytes)
