@@ -140,7 +140,8 @@ class _SceneChunk(Chunk):
         # Contours are done with before these parts of the tables are first written.
         first_run, self.sibling, self.enclosing, contour = tables[3:7]
         filled = options.protocol == "wacv2024"
-        self.first_run, self.contour = (first_run, contour) if filled else (None, None)
+        self.first_run: Argument = first_run if filled else None
+        self.contour: Argument = contour if filled else None
         self.target = None
         if scene.instances is None:
             self.target = Chunk(scene.target, first, images, Needs(labels=True), tuning, self.scratch_bytes)
