@@ -187,7 +187,7 @@ def main() -> None:
     arguments = parser.parse_args()
     check_seed, kernels = check, f"instruction set {cpu.instruction_set()}, threads {THREADS}"
     if arguments.cuda:
-        from cuda_on_cpu.check import fuzz_cuda
+        from cuda_on_cpu.check_iou import fuzz_cuda
 
         check_seed, kernels, arguments.callers = fuzz_cuda(), "CUDA kernels", 1
 

@@ -114,12 +114,12 @@ def test_64_bit_numbers_where_an_image_has_two_to_the_31_pixels():
 # Mistakes that a kernel may hold: file, text, what it becomes.
 PLANTED = {
     "no barrier before runs are united": (
-        "strips.cu",
+        "strips.cuh",
         "    __syncthreads();\n}\n\n// Unites",
         "}\n\n// Unites",
     ),
     "no barrier before components are numbered": (
-        "strips.cu",
+        "strips.cuh",
         "    __syncthreads();\n}\n\n// Numbers",
         "}\n\n// Numbers",
     ),
@@ -129,7 +129,7 @@ PLANTED = {
         "",
     ),
     "areas added up without an atomic": (
-        "strips.cu",
+        "strips.cuh",
         "atomicAdd(&runs.area[root], pixels);",
         "runs.area[root] += pixels;",
     ),
@@ -150,9 +150,9 @@ PLANTED = {
         "const unsigned missing = found ? 0 : __ballot_sync(kAllLanes, true);",
     ),
     "barrier that one thread does not reach": (
-        "flatten.cu",
-        "        const bool last = sums[0] == division.strips() - 1;",
-        "        const bool last = sums[0] == division.strips() - 1;\n        if (threadIdx.x == 1) return;",
+        "ranks.cuh",
+        "    const bool last = sums[0] == strips - 1;",
+        "    const bool last = sums[0] == strips - 1;\n    if (threadIdx.x == 1) return;",
     ),
     "write past the end of shared memory": ("runs.cuh", "sums[warp] = sum;", "sums[warp + 32] = sum;"),
 }
@@ -183,7 +183,7 @@ def exit_with_1_where_wrong(library):
     os._exit(0)
 
 
-@pytest.mark.parametrize("source", cuda_plan.KERNELS)
+@pytest.mark.parametrize("source", runner.KERNELS)
 def test_nvcc_compiles_every_kernel_without_spills(source, tmp_path):
     if shutil.which("nvcc") is None:
         pytest.skip("needs nvcc")
@@ -192,8 +192,8 @@ def test_nvcc_compiles_every_kernel_without_spills(source, tmp_path):
     path = runner.ROOT / "csrc/cuda" / source
     result = subprocess.run([*command, "-o", tmp_path / "out", path], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    for kernel in cuda_plan.KERNELS[source]:
+    for kernel in runner.KERNELS[source]:
         assert len(re.findall(rf"Compiling entry function '{kernel}' for 'sm_(80|90|100)'", result.stderr)) == 3
     usage = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", result.stderr)
-    assert len(usage) >= 3 * len(cuda_plan.KERNELS[source])
+    assert len(usage) >= 3 * len(runner.KERNELS[source])
     assert set(usage) == {("0", "0", "0")}

@@ -1,25 +1,10 @@
 // Kernel 3: gives every component of a strip its root in the image, and the roots what belongs to them: pixels,
 // class totals, their rank among the roots in raster order.
-#include "runs.cuh"
+#include "ranks.cuh"
 
 namespace fastia {
 
 constexpr unsigned kBins = 256;  // classes whose pixels are added up in shared memory first
-
-// Turns the number of roots of each strip into the number of roots before it, once all strips have been counted.
-// Returns the number of all.
-__device__ inline unsigned sum_strips(Span<unsigned> strip_roots, unsigned strips, Span<unsigned> sums) {
-    unsigned roots = 0;
-    for (unsigned first = 0; first < strips; first += blockDim.x) {
-        const unsigned strip = first + threadIdx.x;
-        const unsigned own = strip < strips ? strip_roots.load(strip) : 0;
-        unsigned all;
-        const unsigned before = sum_before(own, sums, &all);
-        if (strip < strips) strip_roots[strip] = roots + before;
-        roots += all;
-    }
-    return roots;
-}
 
 template <class Index>
 __device__ void flatten(const Division& division, const StripCounts* counts, Index* component_parent,
@@ -79,20 +64,9 @@ __device__ void flatten(const Division& division, const StripCounts* counts, Ind
         }
     }
     if (rank) {
-        // The last block of an image to come here finds the counts of all.
-        unsigned* const image_roots = strip_roots + strip.image * division.strips();
-        if (threadIdx.x == 0) {
-            image_roots[strip.number] = roots;
-            __threadfence();
-            sums[0] = atomicAdd(&arrivals[strip.image], 1u);
-        }
-        __syncthreads();
-        const bool last = sums[0] == division.strips() - 1;
-        __syncthreads();
-        if (!last) return;
-        __threadfence();
-        const unsigned all = sum_strips(Span<unsigned>(image_roots, division.strips()), division.strips(), sums);
-        if (count && threadIdx.x == 0) count[strip.image] = static_cast<int>(all);
+        rank_strips(strip, roots, strip_roots, arrivals, sums, [&](unsigned all) {
+            if (count && threadIdx.x == 0) count[strip.image] = static_cast<int>(all);
+        });
     }
 }
 

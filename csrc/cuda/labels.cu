@@ -1,27 +1,8 @@
 // Kernel 4 of label and components, and the tables of components.
 #include "fill.cuh"
+#include "ranks.cuh"
 
 namespace fastia {
-
-// A component's label: the roots of the strips before that of its root, and of that strip up to it.
-template <class Index>
-struct Labels {
-    const Index* parent;          // [pixels] of the image, roots since flatten
-    const unsigned* rank;         // [pixels] of roots, in their strips
-    const unsigned* strip_roots;  // [strips] roots before each
-    Index strip_pixels;
-
-    __device__ Labels(const Strip& strip, const Index* component_parent, const unsigned* root_rank,
-                      const unsigned* roots_before)
-        : parent(component_parent + strip.image_slot()),
-          rank(root_rank + strip.image_slot()),
-          strip_roots(roots_before + strip.image * strip.division.strips()),
-          strip_pixels(static_cast<Index>(strip.division.strip_pixels())) {}
-    __device__ int of(Index component) const {
-        const Index root = parent[component];
-        return static_cast<int>(strip_roots[root / strip_pixels] + rank[root] + 1);
-    }
-};
 
 template <class Index>
 __device__ void fill_labels(const Division& division, const StripCounts* counts, const Word* words,

@@ -133,7 +133,8 @@ __device__ void unite(Span<Index> parent, Index a, Index b) {
 
 // Calls visit(upper run, lower run) for pairs of runs of two adjacent rows that touch where one of them starts, at
 // pixel x of a word; so once for each pair of runs, over all x. `visit` returns whether both are of one class, in which
-// case their neighbours in the rows are of others. `first` says that the word begins its row.
+// case their neighbours in the rows are of others, or united with them already. `first` says that the word begins its
+// row.
 template <class Visit>
 __device__ void visit_contacts(const Word& upper, const Word& lower, unsigned x, bool first, bool diagonal,
                                Visit visit) {

@@ -1,6 +1,5 @@
-// Kernel 1: the components of each strip, by a union-find over its runs in shared memory, or in global memory where
-// a strip has more runs than shared memory has room for.
-#include "edges.cuh"
+// Kernel 1: the components of each strip of the masks of label, components and weights.
+#include "strips.cuh"
 
 namespace fastia {
 
@@ -25,189 +24,17 @@ struct Classes {
     }
 };
 
-// What is found out of runs and components; nullptr where an operation does not need it. The components of strips lie
-// in the slots of their strips, [images, pixels].
-template <class Index>
-struct Results {
-    Word* words;              // [images, rows, words]
-    StripCounts* counts;      // [images, strips]
-    unsigned* run_component;  // [images, pixels] component of each run of a strip
-    Index* component_parent;  // in the image; here the component itself
-    unsigned short* component_class;
-    unsigned* arrivals;  // [images] 0, for flatten to count with
-    unsigned* area;      // pixels in the strip
-    Index* total;        // the same, for flatten to add up
-    Index* class_total;  // [images, classes] 0 for every class that there is
-    long long classes;   // 1: all classes together
-};
-
-// Marks the parent of a root as the root's number among the components of the strip.
-constexpr unsigned kNumbered = 0x80000000u;
-
-// Fills in the words of a strip and returns its number of runs.
 template <class Id>
-__device__ unsigned find_runs(const Masks<Id>& masks, const Strip& strip, Word* words, Span<unsigned> sums) {
-    unsigned runs = 0;
-    Cursor word = words_of_thread(strip);
-    for (unsigned first = 0; first < strip.words(); first += blockDim.x, word.advance()) {
-        const unsigned edges = find_edges(masks, strip, word);
-        unsigned all;
-        const unsigned before = sum_before(__popc(edges), sums, &all);
-        if (word.number < strip.words()) words[word.number] = {edges, runs + before};
-        runs += all;
-    }
-    __syncthreads();
-    return runs;
-}
+struct PlainMasks {
+    static constexpr bool kJoined = false;
+    Masks<Id> masks;
+    Classes classes;
 
-// For each run of a strip its parent, its class, and its pixels, to which those of others will be added at a root.
-struct Runs {
-    unsigned count;
-    Span<unsigned> parent, class_of, area;
+    __device__ unsigned edges(const Strip& strip, const Cursor& word) const { return find_edges(masks, strip, word); }
+    __device__ unsigned class_of(long long image, long long y, long long x) const {
+        return classes.of(static_cast<long long>(masks.id(image, y, x)));
+    }
 };
-
-// Every run on its own, with its pixels in the word where it starts.
-template <class Id>
-__device__ __forceinline__ void start_runs(const Runs& runs, const Masks<Id>& masks, const Classes& classes,
-                                           const Strip& strip, const Word* words, bool measured) {
-    for (Cursor at = words_of_thread(strip); at.number < strip.words(); at.advance()) {
-        const long long y = strip.first_row + at.row, x = 32LL * at.column;
-        const Word word = words[at.number];
-        unsigned run = word.runs_before;
-        for (unsigned starts = word.edges; starts; ++run) {
-            const unsigned begin = __ffs(starts) - 1;
-            starts &= starts - 1;
-            const unsigned end = starts ? __ffs(starts) - 1 : strip.word_width(at.column);
-            runs.parent[run] = run;
-            runs.class_of[run] = classes.of(static_cast<long long>(masks.id(strip.image, y, x + begin)));
-            if (measured) runs.area[run] = end - begin;
-        }
-    }
-    __syncthreads();
-}
-
-// Unites runs of one class that touch, and adds the pixels of runs in words where they only go on.
-__device__ __forceinline__ void unite_runs(const Runs& runs, const Strip& strip, bool diagonal, const Word* words,
-                                           bool measured) {
-    for (Cursor at = words_of_thread(strip); at.number < strip.words(); at.advance()) {
-        const Word lower = words[at.number];
-        if (measured && !(lower.edges & 1)) {
-            const unsigned end = lower.edges ? __ffs(lower.edges) - 1 : strip.word_width(at.column);
-            atomicAdd(&runs.area[lower.runs_before - 1], end);
-        }
-        if (at.row == 0) continue;
-        const Word upper = words[at.number - strip.words_per_row];
-        for (unsigned starts = upper.edges | lower.edges; starts; starts &= starts - 1) {
-            visit_contacts(upper, lower, __ffs(starts) - 1, at.column == 0, diagonal,
-                           [&](unsigned above, unsigned below) {
-                               const unsigned own = runs.class_of[below];
-                               if (!is_component(own) || runs.class_of[above] != own) return false;
-                               unite(runs.parent, above, below);
-                               return true;
-                           });
-        }
-    }
-    __syncthreads();
-}
-
-// Makes every parent a root, and adds up pixels there.
-__device__ __forceinline__ void find_roots(const Runs& runs, bool measured) {
-    for (unsigned first = 0; first < runs.count; first += blockDim.x) {
-        const unsigned run = first + threadIdx.x;
-        unsigned root = ~0u;
-        if (run < runs.count) {
-            root = find(runs.parent, run);
-            runs.parent.store(run, root);
-        }
-        if (measured) {
-            // Many runs of a large component would have as many atomics wait for each other.
-            const Peers<unsigned> peers(root);
-            const unsigned pixels = peers.sum(run < runs.count && root != run ? runs.area[run] : 0);
-            if (peers.first() && pixels) atomicAdd(&runs.area[root], pixels);
-        }
-    }
-    __syncthreads();
-}
-
-// Numbers the components of a strip in the order of their roots, puts down what is known of them, and gives every run
-// the number of its component. Returns how many there are.
-template <class Index>
-__device__ __forceinline__ unsigned number_components(const Runs& runs, const Strip& strip, Span<unsigned> sums,
-                                                      const Results<Index>& results) {
-    unsigned components = 0;
-    for (unsigned first = 0; first < runs.count; first += blockDim.x) {
-        const unsigned run = first + threadIdx.x;
-        const unsigned own = run < runs.count ? runs.class_of[run] : kIgnored;
-        const bool root = is_component(own) && runs.parent[run] == run;
-        const unsigned pixels = root && results.area ? runs.area[run] : 0;
-        unsigned all;
-        const unsigned number = components + sum_before(root, sums, &all);
-        if (root) {
-            const long long slot = strip.slot + number;
-            results.component_class[slot] = static_cast<unsigned short>(own);
-            runs.parent[run] = kNumbered | number;
-            if (results.area) {
-                results.area[slot] = pixels;  // overwrites no area that is still to be read: number <= run
-                results.total[slot] = pixels;
-            }
-            if (results.class_total)
-                results.class_total[strip.image * results.classes + (results.classes > 1 ? own : 0)] = 0;
-        } else if (run < runs.count && !is_component(own)) {
-            runs.parent[run] = own;
-        }
-        components += all;
-    }
-    __syncthreads();
-
-    // Whether the parent of a root still is its number with the mark, or already without: what is left is the number.
-    for (unsigned run = threadIdx.x; run < runs.count; run += blockDim.x) {
-        unsigned component = runs.parent.load(run);
-        if (is_component(component)) {
-            if (!(component & kNumbered)) component = runs.parent.load(component);
-            component &= ~kNumbered;
-        }
-        runs.parent.store(run, component);
-        results.run_component[strip.slot + run] = component;
-    }
-    return components;
-}
-
-// Compiled twice, so that the compiler knows shared memory from global memory.
-template <class Id, class Index>
-__device__ __forceinline__ void label_runs(const Runs& runs, const Masks<Id>& masks, const Classes& classes,
-                                           bool diagonal, const Strip& strip, Span<unsigned> sums,
-                                           const Results<Index>& results) {
-    const Word* const words = results.words + strip.first_word();
-    start_runs(runs, masks, classes, strip, words, results.area);
-    unite_runs(runs, strip, diagonal, words, results.area);
-    find_roots(runs, results.area);
-    const unsigned components = number_components(runs, strip, sums, results);
-    for (unsigned component = threadIdx.x; component < components; component += blockDim.x)
-        results.component_parent[strip.slot + component] = static_cast<Index>(strip.component_base() + component);
-    if (threadIdx.x == 0) {
-        results.counts[blockIdx.x] = {runs.count, components};
-        if (results.arrivals && strip.number == 0) results.arrivals[strip.image] = 0;
-    }
-}
-
-template <class Id, class Index>
-__device__ void label_strip(const Masks<Id>& masks, const Classes& classes, bool diagonal, const Division& division,
-                            unsigned capacity, const Results<Index>& results) {
-    const Strip strip = strip_of_block(division);
-    const Span<unsigned> sums = shared_span<unsigned>(0, 32);
-    const unsigned runs = find_runs(masks, strip, results.words + strip.first_word(), sums);
-    if (runs <= capacity) {
-        const auto room = [=](unsigned part) {
-            return shared_span<unsigned>(kSumsBytes + part * capacity * sizeof(unsigned), capacity);
-        };
-        label_runs({runs, room(0), room(1), room(2)}, masks, classes, diagonal, strip, sums, results);
-    } else {  // in the place of results that are not known until these have been read
-        const auto room = [&](void* slots) { return Span<unsigned>(static_cast<unsigned*>(slots), strip.pixels()); };
-        label_runs({runs, room(results.run_component + strip.slot), room(results.component_parent + strip.slot),
-                    room(results.area ? results.area + strip.slot : nullptr)},
-                   masks, classes, diagonal, strip, sums, results);
-    }
-}
 
 }  // namespace fastia
 
@@ -219,11 +46,12 @@ __device__ void label_strip(const Masks<Id>& masks, const Classes& classes, bool
         long long capacity, fastia::Word* words, fastia::StripCounts* counts, unsigned* run_component,              \
         Index* component_parent, unsigned short* component_class, unsigned* arrivals, unsigned* area, Index* total, \
         Index* class_total, long long classes) {                                                                    \
-        fastia::label_strip<Id, Index>({data, image_stride, row_stride, column_stride, data_begin, data_end},       \
-                                       {background, has_ignored != 0, ignored, error}, diagonal != 0,               \
-                                       {height, width, rows}, static_cast<unsigned>(capacity),                      \
-                                       {words, counts, run_component, component_parent, component_class, arrivals,  \
-                                        area, total, class_total, classes});                                        \
+        fastia::PlainMasks<Id> source{{data, image_stride, row_stride, column_stride, data_begin, data_end},        \
+                                      {background, has_ignored != 0, ignored, error}};                              \
+        fastia::label_strip<fastia::PlainMasks<Id>, Index>(                                                         \
+            source, diagonal != 0, {height, width, rows}, static_cast<unsigned>(capacity),                          \
+            {words, counts, run_component, component_parent, component_class, arrivals, area, total, class_total,   \
+             classes, nullptr});                                                                                    \
     }
 #define FASTIA_STRIPS_OF(name, Id)         \
     FASTIA_STRIPS(name##_32, Id, unsigned) \

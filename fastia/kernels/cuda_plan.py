@@ -32,8 +32,8 @@ KERNELS["labels.cu"].append("fastia_empty_tables")
 
 _RANGES = {"uint8": (0, 2**8 - 1), "uint16": (0, 2**16 - 1)}
 _RANGES |= {f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (16, 32, 64)}
-_ID_BYTES = {"uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "int64": 8}
-_SUMS_BYTES = 32 * 4  # kSumsBytes of runs.cuh
+ID_BYTES = {"uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "int64": 8}
+SUMS_BYTES = 32 * 4  # kSumsBytes of runs.cuh
 _BINS_BYTES = 256 * 4  # kBins of flatten.cu
 
 
@@ -93,19 +93,19 @@ class Options(NamedTuple):
     validate: bool = False
 
 
-_TUNING = Tuning()
+TUNING = Tuning()
 
 
-def label(masks: Maps, options: Options, tuning: Tuning = _TUNING) -> Plan:
+def label(masks: Maps, options: Options, tuning: Tuning = TUNING) -> Plan:
     """Fills `labels`."""
-    needs = _Needs(labels=True)
+    needs = Needs(labels=True)
     return _plan(masks, needs, tuning, lambda chunk: [*chunk.find_components(options), chunk.fill_labels()])
 
 
-def components(masks: Maps, options: Options, max_components: int, tuning: Tuning = _TUNING) -> Plan:
+def components(masks: Maps, options: Options, max_components: int, tuning: Tuning = TUNING) -> Plan:
     """Fills `labels`, `count [B]`, `class_id [B, K]`, `area [B, K]` and `bbox [B, K, 4]`, where K is max_components."""
 
-    def launches(chunk: _Chunk) -> list[Launch]:
+    def launches(chunk: Chunk) -> list[Launch]:
         count = chunk.output("count", 4)
         tables = [chunk.fill_tables(max_components, count), chunk.fill_boxes(max_components)] if max_components else []
         return [*chunk.find_components(options, count), chunk.fill_labels(), *tables]
@@ -113,17 +113,17 @@ def components(masks: Maps, options: Options, max_components: int, tuning: Tunin
     if masks.shape[0] and 0 in masks.shape[1:]:
         arguments = (Pointer("count"), max_components, Pointer("class_id"), Pointer("area"), Pointer("bbox"))
         return Plan(0, [Launch("labels.cu", "fastia_empty_tables", masks.shape[0], tuning.block, 0, arguments)])
-    return _plan(masks, _Needs(labels=True, areas=True), tuning, launches)
+    return _plan(masks, Needs(labels=True, areas=True), tuning, launches)
 
 
-def weights(masks: Maps, options: Options, tau: float, normalizer: str, dtype: str, tuning: Tuning = _TUNING) -> Plan:
+def weights(masks: Maps, options: Options, tau: float, normalizer: str, dtype: str, tuning: Tuning = TUNING) -> Plan:
     """Fills `weights`, of a dtype that `WEIGHT_BYTES` names."""
     classes = 1 if normalizer == "foreground" else 256 if MASK_DTYPES[masks.dtype] == "uint8" else 65536
-    needs = _Needs(areas=True, classes=classes)
+    needs = Needs(areas=True, classes=classes)
     return _plan(masks, needs, tuning, lambda chunk: [*chunk.find_components(options), chunk.fill_weights(tau, dtype)])
 
 
-class _Needs(NamedTuple):
+class Needs(NamedTuple):
     """What an operation wants to know of components."""
 
     labels: bool = False
@@ -131,27 +131,29 @@ class _Needs(NamedTuple):
     classes: int = 0  # whose pixels are added up: all together for 1
 
 
-def _plan(masks: Maps, needs: _Needs, tuning: Tuning, launches_of: Callable[[_Chunk], list[Launch]]) -> Plan:
+def _plan(masks: Maps, needs: Needs, tuning: Tuning, launches_of: Callable[[Chunk], list[Launch]]) -> Plan:
     batch, height, width = masks.shape
     if batch * height * width == 0:
         return Plan(0, [])
-    images = max(1, min(batch, tuning.scratch_bytes // _Chunk(masks, 0, 1, needs, tuning).scratch_bytes))
-    chunks = [_Chunk(masks, first, min(images, batch - first), needs, tuning) for first in range(0, batch, images)]
+    images = max(1, min(batch, tuning.scratch_bytes // Chunk(masks, 0, 1, needs, tuning).scratch_bytes))
+    chunks = [Chunk(masks, first, min(images, batch - first), needs, tuning) for first in range(0, batch, images)]
     launches = [launch for chunk in chunks for launch in launches_of(chunk)]
     return Plan(max(chunk.scratch_bytes for chunk in chunks), launches)
 
 
-def _extent(maps: Maps) -> tuple[int, int]:
+def extent(maps: Maps) -> tuple[int, int]:
     """The bytes that the elements of maps span, from the first element on."""
     steps = [(size - 1) * stride for size, stride in zip(maps.shape, maps.strides, strict=True)]
     begin, end = sum(min(step, 0) for step in steps), sum(max(step, 0) for step in steps)
-    return begin, end + _ID_BYTES[MASK_DTYPES[maps.dtype]]
+    return begin, end + ID_BYTES[MASK_DTYPES[maps.dtype]]
 
 
-class _Chunk:
+class Chunk:
     """Some images of a batch, how they are cut, and the scratch memory for them."""
 
-    def __init__(self, masks: Maps, first: int, images: int, needs: _Needs, tuning: Tuning) -> None:
+    def __init__(
+        self, masks: Maps, first: int, images: int, needs: Needs, tuning: Tuning, scratch_begin: int = 0
+    ) -> None:
         self.masks, self.first, self.images, self.tuning = masks, first, images, tuning
         _, height, width = masks.shape
         self.pixels = height * width
@@ -163,34 +165,34 @@ class _Chunk:
         self.division = (height, width, rows)
         self.wide = tuning.wide or self.pixels >= 2**31
 
-        self.scratch_bytes = 0
+        self.scratch_bytes = scratch_begin
         index = 8 if self.wide else 4
         strips, pixels = self.images * self.strips, self.images * self.pixels
-        self.words = self._scratch(8 * images * height * self.words_per_row)
-        self.counts = self._scratch(8 * strips)
-        self.run_component = self._scratch(4 * pixels)
-        self.parent = self._scratch(index * pixels)
-        self.component_class = self._scratch(2 * pixels)
-        self.rank = self._scratch(4 * pixels) if needs.labels else None
-        self.strip_roots = self._scratch(4 * strips) if needs.labels else None
-        self.arrivals = self._scratch(4 * images) if needs.labels else None
-        self.area = self._scratch(4 * pixels) if needs.areas else None
-        self.total = self._scratch(index * pixels) if needs.areas else None
-        self.class_total = self._scratch(index * images * needs.classes) if needs.classes else None
+        self.words = self.scratch(8 * images * height * self.words_per_row)
+        self.counts = self.scratch(8 * strips)
+        self.run_component = self.scratch(4 * pixels)
+        self.parent = self.scratch(index * pixels)
+        self.component_class = self.scratch(2 * pixels)
+        self.rank = self.scratch(4 * pixels) if needs.labels else None
+        self.strip_roots = self.scratch(4 * strips) if needs.labels else None
+        self.arrivals = self.scratch(4 * images) if needs.labels else None
+        self.area = self.scratch(4 * pixels) if needs.areas else None
+        self.total = self.scratch(index * pixels) if needs.areas else None
+        self.class_total = self.scratch(index * images * needs.classes) if needs.classes else None
         self.classes = needs.classes
 
     def output(self, name: str, size: int) -> Pointer:
         """The part of an output that belongs to these images, of `size` bytes each."""
         return Pointer(name, self.first * size)
 
-    def find_components(self, options: Options, count: Pointer | None = None) -> list[Launch]:
+    def find_components(self, options: Options, count: Pointer | None = None, buffer: str = "masks") -> list[Launch]:
         """Kernels 1 to 3: runs and their components, the components' roots, and what belongs to these."""
         dtype = MASK_DTYPES[self.masks.dtype]
         low, high = _RANGES[dtype]
         ignored = options.ignore_index
         if ignored is not None and not low <= ignored <= high:
             ignored = None
-        begin, end = _extent(self.masks)
+        begin, end = extent(self.masks)
         diagonal, capacity = int(options.connectivity == 8), self.tuning.capacity
         measures = (self.total, self.class_total, self.classes)
 
@@ -199,11 +201,11 @@ class _Chunk:
                 "strips.cu",
                 f"strips_{dtype}",
                 self.images * self.strips,
-                _SUMS_BYTES + 12 * capacity,
-                Pointer("masks", self.first * self.masks.strides[0]),
+                SUMS_BYTES + 12 * capacity,
+                Pointer(buffer, self.first * self.masks.strides[0]),
                 *self.masks.strides,
-                Pointer("masks", begin),
-                Pointer("masks", end),
+                Pointer(buffer, begin),
+                Pointer(buffer, end),
                 -1 if options.background is None else options.background,
                 ignored is not None,
                 ignored or 0,
@@ -220,16 +222,13 @@ class _Chunk:
                 *measures,
             )
         ]
-        if self.strips > 1:
-            blocks = -(-(self.strips - 1) * self.words_per_row * 32 // self.tuning.block)
-            inputs = (diagonal, self.words, self.run_component, self.parent, self.component_class)
-            launches.append(self._launch("merge.cu", "merge", self.images * blocks, 0, *inputs))
+        launches += self.merge_strips(diagonal)
         launches.append(
             self._launch(
                 "flatten.cu",
                 "flatten",
                 self.images * self.strips,
-                _SUMS_BYTES + _BINS_BYTES,
+                SUMS_BYTES + _BINS_BYTES,
                 self.counts,
                 self.parent,
                 self.component_class,
@@ -242,6 +241,14 @@ class _Chunk:
             )
         )
         return launches
+
+    def merge_strips(self, diagonal: int) -> list[Launch]:
+        if self.strips == 1:
+            return []
+        words_per_block = self.tuning.block // 32
+        blocks = -(-(self.strips - 1) * self.words_per_row // words_per_block)
+        inputs = (diagonal, self.words, self.run_component, self.parent, self.component_class)
+        return [self._launch("merge.cu", "merge", self.images * blocks, 0, *inputs)]
 
     def fill_labels(self) -> Launch:
         return self._launch(
@@ -322,7 +329,7 @@ class _Chunk:
         name = f"fastia_{kernel}_{64 if self.wide else 32}"
         return Launch(source, name, grid, self.tuning.block, shared_bytes, (*self.division, *arguments))
 
-    def _scratch(self, size: int) -> Pointer:
+    def scratch(self, size: int) -> Pointer:
         pointer = Pointer("scratch", self.scratch_bytes)
         self.scratch_bytes += -(-size // 256) * 256
         return pointer

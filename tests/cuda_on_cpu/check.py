@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from typing import Any
 
 import generators
 import numpy as np
-from cuda_on_cpu.runner import Array, Kernels, build, sources
+from cuda_on_cpu.runner import Array, Kernels
 from fuzz import BFLOAT16, Inputs, Output, pick
 
 from fastia import reference
@@ -43,15 +41,6 @@ def check_masks(kernels: Kernels, seed: int, largest: int = 40) -> int:
     check_weights(kernels, masks, options, any_tuning(rng), rng, seed)
     inputs.check()
     return len(masks)
-
-
-def fuzz_cuda() -> Callable[[int], int]:
-    """A check of one seed; one in fifty makes larger images. FASTIA_SANITIZE names sanitizers to build with."""
-    flags = ["-O1", "-g"]
-    if sanitizers := os.environ.get("FASTIA_SANITIZE"):
-        flags += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
-    kernels = Kernels(build(sources(), flags=tuple(flags)))
-    return lambda seed: check_masks(kernels, seed, largest=300 if seed % 50 == 0 else 40)
 
 
 def check_labels(

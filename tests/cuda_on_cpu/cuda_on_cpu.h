@@ -2,6 +2,8 @@
 //
 // What is missing does not compile. Shared memory is what shared_span() gives, and a Span checks each access.
 #pragma once
+#include <cmath>
+
 #include "scheduler.h"
 
 #define FASTIA_CUDA_ON_CPU
@@ -55,6 +57,14 @@ inline long long __double_as_longlong(double value) {
 }
 inline double __ddiv_rn(double a, double b) { return a / b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
+inline double __dadd_rn(double a, double b) { return a + b; }
+inline double __dsub_rn(double a, double b) { return a - b; }
+inline long long __double2ll_rn(double value) { return static_cast<long long>(std::nearbyint(value)); }
+inline double __longlong_as_double(long long bits) {
+    double value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
 inline void __threadfence() {}  // fibers see each other's writes at once
 
 namespace cuda_on_cpu {

@@ -1,4 +1,4 @@
-"""Compiles csrc/cuda for the CPU and runs plans of `fastia.kernels.cuda_plan` there, on NumPy arrays."""
+"""Compiles csrc/cuda for the CPU and runs plans of `fastia.kernels` there, on NumPy arrays."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from fastia.kernels import cuda_plan
+from fastia.kernels import cuda_iou_plan, cuda_plan
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 FLAGS = ("-std=c++17", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-fno-strict-aliasing")
+KERNELS = cuda_plan.KERNELS | cuda_iou_plan.KERNELS
 Array = Any  # a NumPy array
 
 
@@ -61,9 +62,7 @@ def sources() -> dict[str, str]:
     return {path.name: path.read_text() for path in sorted((ROOT / "csrc/cuda").glob("*.cu*"))}
 
 
-def build(
-    files: dict[str, str], kernels: dict[str, list[str]] = cuda_plan.KERNELS, flags: tuple[str, ...] = ("-O2",)
-) -> Path:
+def build(files: dict[str, str], kernels: dict[str, list[str]] = KERNELS, flags: tuple[str, ...] = ("-O2",)) -> Path:
     """The library of the kernels of some sources, in build/, named for all that went into it."""
     entry = '#include "launch.h"\n' + "".join(f'#include "{file}"\n' for file in kernels)
     entry += "".join(f"CUDA_ON_CPU_KERNEL({kernel})\n" for names in kernels.values() for kernel in names)
