@@ -31,6 +31,11 @@ SHOWN = {
     "ia_miou_penalized": "penalized",
     "false_small": "small false positives an image",
 }
+CONTROLLED = [
+    ("size-weighted", "weights permuted"),
+    ("two-phase + EWC", "two-phase + EWC, F shuffled"),
+    ("two-phase + EWC", "two-phase + L2 to theta_A"),
+]
 PRIMARY = [("two-phase + EWC", "cross-entropy"), ("two-phase + EWC", "two-phase, lambda 0")]
 
 
@@ -131,6 +136,9 @@ def write(root):
     lines += difference_table(others, data, ENDPOINT)
     lines += ["", "### IA of small objects", "", *difference_table(others, data, "ia_miou_small")]
     lines += ["", "### mIoU", "", *difference_table(others, data, "miou")]
+    held = [pair for pair in CONTROLLED if set(pair) <= data.keys()]
+    for score in ("ia_miou_small", ENDPOINT):
+        lines += ["", f"### Against controls: {SHOWN[score]}", "", *difference_table(held, data, score)]
     sizes = ("background", "small", "medium", "large")
     lines += [
         "",
