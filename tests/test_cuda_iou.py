@@ -27,8 +27,8 @@ def kernels() -> runner.Kernels:
 @pytest.mark.parametrize("chunk", range(4))
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_scenes_equal_the_reference(kernels, protocol, chunk):
-    seeds = range(chunk * 50, chunk * 50 + 50)
-    assert sum(check_iou.check_scenes(kernels, seed, protocol=protocol) for seed in seeds) > 200
+    seeds = range(chunk * 40, chunk * 40 + 40)
+    assert sum(check_iou.check_scenes(kernels, seed, protocol=protocol) for seed in seeds) > 170
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
