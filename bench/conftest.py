@@ -24,6 +24,7 @@ def measure(benchmark):
     """`measure(function, threads=1, **info)`: 3 to 50 rounds in about a second; `info` goes to the report.
 
     Half a second of warm-up comes first: an idle core, of a virtual machine above all, takes that long to be at speed.
+    A result is freed before the next call, outside the time: two large ones in turn would time the third-level cache.
     """
     before = torch.get_num_threads()
 
@@ -35,7 +36,8 @@ def measure(benchmark):
             calls += 1
         rounds = min(50, max(3, int(calls / elapsed)))
         benchmark.extra_info.update(info, threads=threads)
-        benchmark.pedantic(function, rounds=rounds)
+        kept = []
+        benchmark.pedantic(lambda: kept.append(function()), setup=kept.clear, rounds=rounds)
 
     yield run
     torch.set_num_threads(before)

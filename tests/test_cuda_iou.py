@@ -168,7 +168,7 @@ def test_planted_mistakes_are_caught(mistake):
 def exit_with_1_where_wrong(library):
     kernels = runner.Kernels(library)
     try:
-        for seed in range(200):
+        for seed in (409, *range(200)):  # 409: an enclosed component with siblings
             if generators.scene(seed).instances is not None:  # else kernels of other files take part
                 check_iou.check_scenes(kernels, seed)
     except (AssertionError, runner.KernelError):
