@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastia import checks
-from fastia.functional import ComponentMatches, InstanceIoU
+from fastia.functional_instances import ComponentMatches, InstanceIoU
 from fastia.scores import IOU_BITS, SIZE_BOUNDS, SIZE_NAMES
 
 EXTRAS = ("panoptic", "components", "iiou", "fine_grained", "boundary_iou")

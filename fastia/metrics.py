@@ -12,16 +12,17 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from fastia import checks
+from fastia.arrays import Array
 from fastia.extra import check_extras, empty_sums, extra_scores, image_sums
-from fastia.functional import (
-    Array,
+from fastia.functional_instances import (
     ComponentMatches,
     InstanceIoU,
     Protocol,
+    add_instances,
     instance_matches,
     instance_overlaps,
-    upsample_argmax,
 )
+from fastia.functional_loss import upsample_argmax
 from fastia.scores import SIZE_NAMES, scores, tally
 
 
@@ -51,7 +52,8 @@ class InstanceAwareIoU(Metric):
       no such instance), ``instances_per_class`` and ``unmatched_per_class`` (counts).
 
     The state is integer, and ``compute()`` reduces it on the host in class order: the scores have the same bits for
-    any split into batches, order, device and number of processes. ``half()`` and ``set_dtype()`` change nothing.
+    any split into batches, order, device and number of processes. ``half()`` and ``set_dtype()`` change nothing. On a
+    GPU an update of CUDA tensors adds to the state in place and waits for nothing, and may be captured in a CUDA graph.
 
     Args:
         num_classes: number of classes C; ids of ``target`` lie in 0..C-1 or are ``ignore_index``.
@@ -136,22 +138,29 @@ class InstanceAwareIoU(Metric):
                 raise ValueError(f"preds must have num_classes = {self.num_classes} channels, got shape {shape}")
             preds = _upsample_argmax(preds, target.shape[-2:])
         options: dict[str, Any] = {
-            "num_classes": self.num_classes,
             "protocol": self.protocol,
             "background": self.background,
             "ignore_index": self.ignore_index,
             "instance_ignore_index": self.instance_ignore_index,
         }
+        if not self.extra and isinstance(preds, Tensor) and preds.is_cuda and preds.device == self.tally.device:
+            if self.tally.is_inference() and not torch.is_inference_mode_enabled():  # could not be written to
+                self.tally, self.confusion = self.tally.clone(), self.confusion.clone()
+            sums: dict[str, Any] = {"tally": self.tally, "confusion": self.confusion}
+            add_instances(preds, target, instances, **sums, **options, validate=self.validate)
+            return
+        options["num_classes"] = self.num_classes
         if self.extra:
             preds, target, instances = map(_on_host, (preds, target, instances))
             records, confusion, matches = instance_matches(preds, target, instances, **options)
             self._add_extra(preds, target, records, confusion, matches)
         else:
             records, confusion = instance_overlaps(preds, target, instances, **options, validate=self.validate)
+        records = InstanceIoU(*map(_on_host, records))
         counted = tally(records, num_classes=self.num_classes, background=self.background, protocol=self.protocol)
         # not in place: a state that was reset in inference mode could not be written to outside of it
         self.tally = self.tally + torch.as_tensor(counted, device=self.device)
-        confusion = torch.as_tensor(confusion, device=self.device)
+        confusion = torch.as_tensor(_on_host(confusion), device=self.device)
         self.confusion = self.confusion + confusion.reshape(-1, *self.confusion.shape).sum(0)
 
     def compute(self) -> dict[str, Tensor]:

@@ -40,6 +40,11 @@ _library.define(
     f"instance_matches{_OVERLAPS}, Tensor component_count, Tensor component_class_id, Tensor component_area,"
     " Tensor void_area, Tensor instance_area, Tensor component_intersection)"
 )
+# CUDA's only: elsewhere the records are counted by `scores.tally`.
+_library.define(
+    "add_instances(Tensor preds, Tensor target, Tensor? instances, str protocol, int? background, int? ignore_index,"
+    " int? instance_ignore_index, bool validate, Tensor(a!) tally, Tensor(b!) confusion) -> ()"
+)
 
 
 def label(masks: Array, connectivity: int, background: int | None, ignore_index: int | None, validate: bool) -> Array:
@@ -259,3 +264,4 @@ for _implementation, _fake in (
 ):
     _library.impl(_implementation.__name__, _implementation, "CPU")
     torch.library.register_fake(f"fastia::{_implementation.__name__}", _fake, lib=_library)
+torch.library.register_fake("fastia::add_instances", lambda *arguments: None, lib=_library)

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastia.functional import Array, InstanceIoU, Protocol
+from fastia.arrays import Array
+from fastia.functional_instances import InstanceIoU, Protocol
 
 SIZE_BOUNDS = (32 * 32, 96 * 96)  # smallest medium and smallest large area, in pixels, as COCO has them
 SIZE_NAMES = ("small", "medium", "large")
@@ -50,8 +51,9 @@ def tally(result: InstanceIoU, *, num_classes: int, background: int | None, prot
     Source: the sizes are those of COCO's evaluation.
     """
     if isinstance(result.area, Tensor):  # NumPy's calls are the faster ones on a few hundred records
-        arrays = InstanceIoU(*(field.numpy() for field in result))
-        return torch.from_numpy(tally(arrays, num_classes=num_classes, background=background, protocol=protocol))
+        arrays = InstanceIoU(*(field.cpu().numpy() for field in result))
+        sums = tally(arrays, num_classes=num_classes, background=background, protocol=protocol)
+        return torch.from_numpy(sums).to(result.area.device)
     dropped = 4 * num_classes  # cell of what does not count
 
     def cells(class_id: NDArray[np.int32], area: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -18,7 +18,8 @@ from numpy.testing import assert_array_equal
 
 import fastia
 from fastia import ops_cuda, reference
-from fastia.kernels import cuda_plan
+from fastia.functional_instances import instance_overlaps
+from fastia.kernels import cuda_iou_plan, cuda_plan
 from fastia.kernels.cuda_plan import Tuning
 
 SEEDS = int(os.environ.get("FASTIA_GPU_SEEDS", "1500"))
@@ -60,8 +61,9 @@ def tuned(monkeypatch: pytest.MonkeyPatch) -> Callable[[Tuning], None]:
     """Sets how masks are cut, which no result depends on."""
 
     def set_tuning(tuning: Tuning) -> None:
-        for name in ("label", "components", "weights"):
-            plan = getattr(cuda_plan, name)
+        plans = [getattr(cuda_plan, name) for name in ("label", "components", "weights")]
+        for plan in (*plans, cuda_iou_plan.instance_iou, cuda_iou_plan.update):
+            name = plan.__name__
             monkeypatch.setattr(ops_cuda, f"_plan_{name}", lambda *a, plan=plan: plan(*a, tuning=tuning))
 
     return set_tuning
@@ -106,6 +108,53 @@ def test_nasty_masks_equal_the_reference(tuned, connectivity):
         for _ in range(2):
             check(masks, options, seed)
             tuned(small_strips(np.random.default_rng(seed)))
+
+
+def check_scene(seed: int, protocol: str, largest: int = 40) -> None:
+    """Records, confusion matrix and the metric's sums of a generated scene equal the reference, bit for bit."""
+    scene = generators.scene(seed, largest)
+    tensors = [None if array is None else on_gpu(array) for array in scene[:3]]
+    arrays = [None if tensor is None else ids_of(tensor) for tensor in tensors]
+    options = scene.options | {"protocol": protocol}
+    limits = {"max_instances": None if seed % 2 else seed % 7, "max_unmatched": None if seed % 3 else seed % 5}
+    if options["num_classes"] is None:
+        del options["num_classes"]
+        found = tuple(fastia.instance_iou(*tensors, **options, **limits))
+        expected = tuple(reference.instance_iou(*arrays, **options, **limits))
+    else:
+        records, confusion = instance_overlaps(*tensors, **options, **limits)
+        expected_records, expected_confusion = reference.instance_overlaps(*arrays, **options, **limits)
+        found, expected = (*records, confusion), (*expected_records, expected_confusion)
+        metrics = [fastia.InstanceAwareIoU(**options).to(device) for device in ("cuda", "cpu")]
+        for metric, maps in zip(metrics, (tensors, arrays), strict=True):
+            metric.update(*maps)
+            metric.update(*maps)
+        assert torch.equal(metrics[0].tally.cpu(), metrics[1].tally)
+        assert torch.equal(metrics[0].confusion.cpu(), metrics[1].confusion)
+    for field, values in zip(found, expected, strict=True):
+        assert_array_equal(ids_of(field), values, strict=True)
+
+
+@pytest.mark.parametrize("protocol", ["exact", "wacv2024"])
+@pytest.mark.parametrize("part", range(PARTS))
+def test_scenes_equal_the_reference(tuned, part, protocol):
+    for seed in range(part, SEEDS // 3, PARTS):
+        tuned(small_strips(np.random.default_rng(seed)) if seed % 3 else Tuning())
+        check_scene(seed, protocol, 700 if seed % 50 == 0 else 40)
+
+
+@pytest.mark.parametrize("protocol", ["exact", "wacv2024"])
+def test_large_scenes_equal_the_cpu(tuned, protocol):
+    target = large_masks()
+    preds = target.roll((3, 5), (1, 2))
+    for instances in (None, target.int() * 40 + torch.arange(2048, device="cuda", dtype=torch.int32) // 60):
+        host = [None if array is None else array.cpu() for array in (preds, target, instances)]
+        expected = fastia.instance_iou(*host, protocol=protocol)
+        for tuning in (Tuning(), Tuning(scratch_bytes=2**26)):
+            tuned(tuning)
+            found = fastia.instance_iou(preds, target, instances, protocol=protocol)
+            for field, values in zip(found, expected, strict=True):
+                assert torch.equal(field.cpu().nan_to_num(-1), values.nan_to_num(-1))
 
 
 def large_masks() -> torch.Tensor:
@@ -161,7 +210,9 @@ def _no_synchronisation() -> Iterator[None]:
 
 
 def several(masks: torch.Tensor) -> list[torch.Tensor]:
-    return [fastia.label(masks), fastia.weights(masks), *fastia.components(masks, max_components=50)]
+    records = fastia.instance_iou(masks.flip(1), masks, max_instances=50, max_unmatched=50)
+    records = [field.nan_to_num(-1) for field in records]
+    return [fastia.label(masks), fastia.weights(masks), *fastia.components(masks, max_components=50), *records]
 
 
 @pytest.mark.usefixtures("_no_synchronisation")
@@ -170,6 +221,10 @@ def test_nothing_waits_for_the_device():
     several(masks)
     logits = torch.zeros(2, 3, 9, 9, device="cuda", requires_grad=True)
     fastia.size_weighted_cross_entropy(logits, masks).backward()
+    for protocol in ("exact", "wacv2024"):
+        metric = fastia.InstanceAwareIoU(3, protocol=protocol).cuda()
+        metric.update(masks, masks)
+        metric.update(logits.detach(), masks, masks)
 
 
 def test_captured_in_a_cuda_graph():
@@ -187,6 +242,35 @@ def test_captured_in_a_cuda_graph():
         static.zero_()
         graph.replay()
         assert not result[0].any()
+
+
+def test_updates_of_the_metric_replayed_from_a_cuda_graph_add_up():
+    masks = large_masks()
+    metric, replayed = (fastia.InstanceAwareIoU(5).cuda() for _ in range(2))
+    for _ in range(3):
+        metric.update(masks.flip(1), masks)
+    preds = masks.flip(1)
+    replayed.update(preds, masks)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        replayed.update(preds, masks)
+    graph.replay()
+    graph.replay()
+    assert torch.equal(metric.tally, replayed.tally)
+    assert torch.equal(metric.confusion, replayed.confusion)
+
+
+def test_metric_reset_in_inference_mode_goes_on_outside():
+    masks = large_masks()[:2]
+    metric, expected = fastia.InstanceAwareIoU(5).cuda(), fastia.InstanceAwareIoU(5)
+    with torch.inference_mode():
+        metric.reset()
+        metric.update(masks, masks)
+    metric.update(masks.flip(1), masks)
+    expected.update(masks.cpu(), masks.cpu())
+    expected.update(masks.flip(1).cpu(), masks.cpu())
+    for name, value in expected.compute().items():
+        torch.testing.assert_close(metric.compute()[name].cpu(), value, rtol=0, atol=0, equal_nan=True)
 
 
 def test_streams_and_threads():
@@ -231,6 +315,10 @@ def test_cupy_arrays_give_cupy_arrays():
             assert isinstance(result, cupy.ndarray)
             assert_array_equal(cupy.asnumpy(result), getattr(fastia, name)(cupy.asnumpy(array)))
     assert isinstance(fastia.components(cupy.asarray(masks)).bbox, cupy.ndarray)
+    array, metric = cupy.asarray(masks), fastia.InstanceAwareIoU(5).cuda()
+    metric.update(array, array)
+    assert isinstance(fastia.instance_iou(array, array).iou, cupy.ndarray)
+    assert metric.compute()["ia_miou"].item() == 1
 
 
 def test_opcheck():
@@ -243,6 +331,11 @@ def test_opcheck():
         (ops.weights.default, (5.0, 8, 0, 255, "class", torch.bfloat16, False)),
     ):
         torch.library.opcheck(operation, (masks, *options))
+    options = ("exact", 0, 255, 255, 4)
+    torch.library.opcheck(ops.instance_iou.default, (masks, masks, masks, *options, None, None, False, None))
+    torch.library.opcheck(ops.instance_iou.default, (masks, masks, None, *options, 5, 5, False, None))
+    sums = torch.zeros(3, 4, 4, dtype=torch.int64).cuda(), torch.zeros(4, 5, dtype=torch.int64).cuda()
+    torch.library.opcheck(ops.add_instances.default, (masks, masks, None, *options[:4], False, *sums))
 
 
 def test_compiled_loss_equals_the_eager_one():

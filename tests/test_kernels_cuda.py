@@ -15,14 +15,16 @@ import generators
 import numpy as np
 import pytest
 import torch
-from cuda_on_cpu import check, runner
+from cuda_on_cpu import check, check_iou, runner
 from numpy.testing import assert_array_equal
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastia
 from fastia import checks, ops_cuda, reference
-from fastia.kernels import cuda, cuda_plan
+from fastia.functional_instances import instance_overlaps
+from fastia.kernels import cuda, cuda_iou_plan, cuda_plan
 from fastia.kernels.cuda_plan import Launch, Maps, Options
+from fastia.scores import tally
 
 OPTIONS = (8, 0, 255)  # connectivity, background, ignore_index
 STREAM = 4321
@@ -263,10 +265,128 @@ def test_rocm_is_refused(monkeypatch):
         fastia.label(torch.empty(2, 5, 7, device="cuda", dtype=torch.uint8))
 
 
-def test_instances_are_scored_on_the_cpu_only():
+def scene_of(seed: int) -> tuple[list[torch.Tensor | None], dict[str, Any]]:
+    scene = generators.scene(seed)
+    dense = [None if array is None else torch.from_numpy(np.array(array, order="C")) for array in scene[:3]]
+    return dense, scene.options
+
+
+def expected_of(
+    arrays: list[torch.Tensor | None], options: dict[str, Any], **limits: int | None
+) -> tuple[Any, np.ndarray]:
+    return check_iou.expected_records(
+        [None if array is None else array.numpy() for array in arrays],
+        options,
+        limits.get("max_instances"),
+        limits.get("max_unmatched"),
+    )
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_instances_equal_the_reference(cupy, part):
+    for seed in range(part * 30, part * 30 + 30):
+        arrays, options = scene_of(seed)
+        widths = (None, None) if seed % 3 == 0 else (seed % 7, None) if seed % 3 == 1 else (seed % 7, seed % 5)
+        fields = ops_cuda.instance_iou(*arrays, *options.values(), *widths, False, None)
+        limits = dict(zip(("max_instances", "max_unmatched"), widths, strict=True))
+        records, confusion = expected_of(arrays, options, **limits)
+        for field, expected in zip(fields, (*records, confusion), strict=True):
+            assert_array_equal(field, expected, strict=True)
+
+
+def test_instances_of_unknown_number_in_several_chunks(cupy, monkeypatch):
+    tuning = cuda_plan.Tuning(scratch_bytes=1)
+    plan = lambda scene, options, *widths: cuda_iou_plan.instance_iou(scene, options, *widths, tuning)  # noqa: E731
+    monkeypatch.setattr(ops_cuda, "_plan_instance_iou", plan)
+    for seed in range(12):
+        arrays, options = scene_of(seed)
+        fields = ops_cuda.instance_iou(*arrays, *options.values(), None, None, False, None)
+        records, confusion = expected_of(arrays, options)
+        for field, expected in zip(fields, (*records, confusion), strict=True):
+            assert_array_equal(field, expected, strict=True)
+
+
+def test_instances_of_unknown_number_are_counted_once(cupy):
+    preds, target = (torch.from_numpy(generators.nasty()[name]) for name in ("white 37x70", "blobs 37x70"))
+    options = ("wacv2024", 0, 255, 255, 4)
+    ops_cuda.instance_iou(preds, target, None, *options, 500, 500, False, None)
+    given, cupy.launched = cupy.launched, []
+    ops_cuda.instance_iou(preds, target, None, *options, None, 500, False, None)
+    assert cupy.launched == [*given, given[-1]]  # but for records of width 0
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 3), (2, 0, 3), (2, 3, 0)])
+def test_instances_of_empty_batches(cupy, shape):
+    masks = torch.zeros(shape, dtype=torch.uint8)
+    options = {"protocol": "exact", "background": 0, "ignore_index": 255, "instance_ignore_index": 255}
+    options["num_classes"] = 3
+    for widths in ((None, None), (2, 3)):
+        fields = ops_cuda.instance_iou(masks, masks, None, *options.values(), *widths, True, None)
+        limits = dict(zip(("max_instances", "max_unmatched"), widths, strict=True))
+        records, confusion = expected_of([masks, masks, None], options, **limits)
+        for field, expected in zip(fields, (*records, confusion), strict=True):
+            assert_array_equal(field, expected, strict=True)
+
+
+def test_instances_are_added_to_sums_in_place(cupy):
+    added = 0
+    for seed in range(60):
+        arrays, options = scene_of(seed)
+        if options["num_classes"] is None:
+            continue
+        records, confusion = expected_of(arrays, options)
+        chosen = {name: options[name] for name in ("num_classes", "background", "protocol")}
+        sums = [torch.ones(3, options["num_classes"], 4, dtype=torch.int64), torch.ones(confusion.shape[1:]).long()]
+        given = [value for name, value in options.items() if name != "num_classes"]
+        ops_cuda.add_instances(*arrays, *given, False, *sums)
+        assert_array_equal(sums[0], 1 + tally(records, **chosen))
+        assert_array_equal(sums[1], 1 + confusion.sum(0))
+        added += 1
+    assert added > 10
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "text"),
+    [
+        (0, 70000, "preds holds the id 70000, but ids must lie in 0..65535 or equal ignore_index (255)"),
+        (1, -3, "target holds the id -3, but ids must lie in 0..65535 or equal ignore_index (255)"),
+        (1, 9, "target holds the id 9, but ids must be below num_classes (3) or equal ignore_index (255)"),
+        (2, -7, "instances holds the id -7, but ids must lie in 0..2147483647 or equal instance_ignore_index (254)"),
+    ],
+)
+def test_validate_names_the_map_of_an_id(cupy, argument, value, text):
+    maps = [torch.ones(1, 2, 3, dtype=torch.int64) for _ in range(3)]
+    maps[argument][0, 1, 1] = value
+    options = ("exact", 0, 255, 254)
+    sums = torch.zeros(3, 3, 4, dtype=torch.int64), torch.zeros(3, 4, dtype=torch.int64)
+    for call in (
+        lambda: ops_cuda.instance_iou(*maps, *options, 3, None, None, True, None),
+        lambda: ops_cuda.instance_iou(*maps, *options, 3, 2, 2, True, None),
+        lambda: ops_cuda.add_instances(*maps, *options, True, *sums),
+    ):
+        with pytest.raises(ValueError, match=re.escape(text)):
+            call()
+    with pytest.raises(ValueError, match=re.escape(text)):  # the CPU says the same
+        instance_overlaps(*maps, num_classes=3, protocol="exact", instance_ignore_index=254)
+
+
+def test_metric_on_a_gpu_adds_in_place_and_reads_nothing_back():
+    with FakeTensorMode():
+        metric = fastia.InstanceAwareIoU(3)
+        for name in ("tally", "confusion"):  # a torch without CUDA cannot move them
+            setattr(metric, name, torch.zeros(getattr(metric, name).shape, dtype=torch.int64, device="cuda"))
+        masks, sums = torch.empty(2, 5, 7, device="cuda", dtype=torch.uint8), metric.tally
+        metric.update(masks, masks)
+        metric.update(torch.empty(2, 3, 3, 3, device="cuda"), masks, masks)
+        assert metric.tally is sums
+        with pytest.raises(ValueError, match="same device, got cuda:0 and cpu"):
+            metric.update(masks, masks.cpu())
+
+
+def test_components_are_matched_on_the_cpu_only():
     preds = SimpleNamespace(device="cuda:0")
     with pytest.raises(NotImplementedError, match=r"on the CPU only: pass preds\.cpu\(\), target\.cpu\(\)$"):
-        ops_cuda.instance_iou(preds, preds, None)
+        ops_cuda.instance_matches(preds, preds, None)
 
 
 def test_names_of_dtypes_are_those_of_the_plan():
@@ -276,7 +396,7 @@ def test_names_of_dtypes_are_those_of_the_plan():
     assert ops_cuda._maps(torch.zeros(2, 3, 4, dtype=torch.int16).transpose(1, 2)) == masks
 
 
-@pytest.mark.parametrize("source", cuda_plan.KERNELS)
+@pytest.mark.parametrize("source", runner.KERNELS)
 def test_nvrtc_compiles_every_kernel(source):
     """With the options that CuPy adds."""
     nvrtc = load_nvrtc()
@@ -292,7 +412,7 @@ def test_nvrtc_compiles_every_kernel(source):
     assert nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size)) == 0
     cubin = ctypes.create_string_buffer(size.value)
     assert nvrtc.nvrtcGetCUBIN(program, cubin) == 0
-    assert all(f".text.{kernel}".encode() in cubin.raw for kernel in cuda_plan.KERNELS[source])
+    assert all(f".text.{kernel}".encode() in cubin.raw for kernel in runner.KERNELS[source])
 
 
 def load_nvrtc() -> ctypes.CDLL:

@@ -19,7 +19,7 @@ from fastia.data import voc
 from fastia.data.problems import FileProblems, in_threads
 from fastia.engine.scoring import ImageScorer
 from fastia.extra import Sums, check_extras, empty_sums, extra_scores
-from fastia.functional import InstanceIoU, Protocol
+from fastia.functional_instances import InstanceIoU, Protocol
 
 PathLike = str | os.PathLike[str]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fastia.data.png import Ids
 from fastia.data.problems import foreign_ids, read_or_tell, size_text
 from fastia.extra import Sums, image_sums
-from fastia.functional import InstanceIoU, instance_matches, instance_overlaps
+from fastia.functional_instances import InstanceIoU, instance_matches, instance_overlaps
 
 
 class Outcome(NamedTuple):

@@ -14,7 +14,7 @@ from fastia import checks, scores
 from fastia.data import voc
 from fastia.engine.evaluate import Evaluation, PathLike, evaluate_directory
 from fastia.engine.masks import Masks, in_threads, read_masks
-from fastia.functional import Protocol, instance_overlaps
+from fastia.functional_instances import Protocol, instance_overlaps
 from fastia.scores import IOU_BITS, SIZE_NAMES
 
 if TYPE_CHECKING:

@@ -117,7 +117,7 @@ def label(
     status = _library.fastia_label(
         ctypes.byref(_maps(masks)), ctypes.byref(options), _pointer(out), ctypes.byref(error)
     )
-    _check(status, error, ("masks",), ignore_index)
+    _check(status, error, {"masks": ignore_index})
 
 
 def weights(
@@ -143,7 +143,7 @@ def weights(
         _pointer(out),
         ctypes.byref(error),
     )
-    _check(status, error, ("masks",), ignore_index)
+    _check(status, error, {"masks": ignore_index})
 
 
 def components(
@@ -166,7 +166,7 @@ def components(
         ctypes.byref(handle),
         ctypes.byref(error),
     )
-    _check(status, error, ("masks",), ignore_index)
+    _check(status, error, {"masks": ignore_index})
     return ComponentTable(handle, count)
 
 
@@ -208,13 +208,8 @@ def instance_iou(
         ctypes.byref(handle),
         ctypes.byref(error),
     )
-    if status == _INVALID_ID and error.argument == 1 and num_classes is not None and 0 <= error.value <= 65535:
-        raise InvalidId(
-            f"target holds the id {error.value}, but ids must be below num_classes ({num_classes})"
-            f" or equal ignore_index ({ignore_index})"
-        )
-    ignored = instance_ignore_index if error.argument == 2 else ignore_index
-    _check(status, error, ("preds", "target", "instances"), ignored)
+    ignored = {"preds": ignore_index, "target": ignore_index, "instances": instance_ignore_index}
+    _check(status, error, ignored, num_classes)
     return InstanceTable(handle, count, unmatched_count)
 
 
@@ -298,14 +293,22 @@ def _options(connectivity: int, background: int | None, ignore_index: int | None
     return _Options(_id(background), _id(ignore_index), connectivity, threads or num_threads())
 
 
-def _check(status: int, error: _Error, arguments: tuple[str, ...], ignore_index: int | None) -> None:
+def invalid_id(name: str, value: int, ignore_index: int | None, num_classes: int | None = None) -> InvalidId:
+    """What an id that is not allowed is told with; `ignore_index` is that of the map called `name`."""
+    if name == "instances":
+        allowed = f"lie in 0..{2**31 - 1} or equal instance_ignore_index ({ignore_index})"
+    elif name == "target" and num_classes is not None and 0 <= value <= 65535:
+        allowed = f"be below num_classes ({num_classes}) or equal ignore_index ({ignore_index})"
+    else:
+        allowed = f"lie in 0..65535 or equal ignore_index ({ignore_index})"
+    return InvalidId(f"{name} holds the id {value}, but ids must {allowed}")
+
+
+def _check(status: int, error: _Error, ignored: dict[str, int | None], num_classes: int | None = None) -> None:
+    """Raise what a call has answered; `ignored` has the id that each map may hold besides."""
     if status == _INVALID_ID:
-        name = arguments[error.argument]
-        highest = 2**31 - 1 if name == "instances" else 65535
-        option = "instance_ignore_index" if name == "instances" else "ignore_index"
-        raise InvalidId(
-            f"{name} holds the id {error.value}, but ids must lie in 0..{highest} or equal {option} ({ignore_index})"
-        )
+        name = list(ignored)[error.argument]
+        raise invalid_id(name, error.value, ignored[name], num_classes)
     if status == _OUT_OF_MEMORY:
         raise MemoryError("the kernels ran out of memory")
     if status == _TOO_MANY_COMPONENTS:

@@ -117,7 +117,7 @@ def upsample_argmax(
         _pointer(out),
         ctypes.byref(error),
     )
-    cpu._check(status, error, (), None)
+    cpu._check(status, error, {})
     return out
 
 
@@ -173,4 +173,4 @@ def _check(status: int, error: Any, logits: Tensor, weights: Tensor | None, igno
     if status == _NEGATIVE_WEIGHT:
         assert weights is not None
         raise ValueError(f"weights must not be negative, got {weights.view(-1)[error.value].item()}")
-    cpu._check(status, error, (), ignore_index)
+    cpu._check(status, error, {})

@@ -23,6 +23,7 @@ from fastia.kernels.cuda_plan import (
     Pointer,
     Tuning,
     extent,
+    parts,
 )
 
 _PROTOCOLS = ("exact", "wacv2024")
@@ -89,12 +90,7 @@ def _plan(scene: Scene, options: SceneOptions, outputs: _Outputs, tuning: Tuning
         return Plan(0, [Launch("overlap_records.cu", "fastia_empty_records", batch, tuning.block, 0, arguments)])
     tuning = tuning._replace(wide=False)
     one = _SceneChunk(scene, options, outputs, 0, 1, tuning)
-    most = max(1, tuning.scratch_bytes // one.scratch_bytes)
-    images = -(-batch // -(-batch // most))  # as many in each chunk
-    chunks = [
-        _SceneChunk(scene, options, outputs, first, min(images, batch - first), tuning)
-        for first in range(0, batch, images)
-    ]
+    chunks = [_SceneChunk(scene, options, outputs, *part, tuning) for part in parts(batch, one.scratch_bytes, tuning)]
     return Plan(
         max(chunk.scratch_bytes for chunk in chunks), [launch for chunk in chunks for launch in chunk.launches()]
     )

@@ -80,7 +80,7 @@ class Tuning(NamedTuple):
     strips: int = 528  # wanted in a batch: 4 on each of 132 multiprocessors
     strip_words: tuple[int, int] = (256, 1024)  # fewest and most words of 32 pixels in a strip, but for whole rows
     capacity: int = 2720  # runs of a strip that shared memory has room for
-    scratch_bytes: int = 2**29  # for the images that share one set of launches; one image may need more
+    scratch_bytes: int = 2**31  # for the images that share one set of launches; one image may need more
     wide: bool = False  # 64-bit numbers of components for small images too
 
 
@@ -135,10 +135,17 @@ def _plan(masks: Maps, needs: Needs, tuning: Tuning, launches_of: Callable[[Chun
     batch, height, width = masks.shape
     if batch * height * width == 0:
         return Plan(0, [])
-    images = max(1, min(batch, tuning.scratch_bytes // Chunk(masks, 0, 1, needs, tuning).scratch_bytes))
-    chunks = [Chunk(masks, first, min(images, batch - first), needs, tuning) for first in range(0, batch, images)]
+    one = Chunk(masks, 0, 1, needs, tuning)
+    chunks = [Chunk(masks, *part, needs, tuning) for part in parts(batch, one.scratch_bytes, tuning)]
     launches = [launch for chunk in chunks for launch in launches_of(chunk)]
     return Plan(max(chunk.scratch_bytes for chunk in chunks), launches)
+
+
+def parts(batch: int, image_bytes: int, tuning: Tuning) -> list[tuple[int, int]]:
+    """First image and number of images of the chunks that a batch goes in, each of as many."""
+    most = max(1, tuning.scratch_bytes // image_bytes)
+    images = -(-batch // -(-batch // most))
+    return [(first, min(images, batch - first)) for first in range(0, batch, images)]
 
 
 def extent(maps: Maps) -> tuple[int, int]:
