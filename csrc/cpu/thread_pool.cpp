@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -44,6 +45,14 @@ struct Loop {
     }
 };
 
+// Loops of one image follow each other closely, and a thread that sleeps takes tens of microseconds to wake: so it looks
+// out for a while before it does, and lets others have the core meanwhile.
+template <class Ready>
+void look_out(Ready ready) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(100);
+    while (!ready() && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+}
+
 class Pool {
   public:
     // False when another loop is using the pool.
@@ -65,8 +74,12 @@ class Pool {
         }
         wake_.notify_all();
         loop.run();
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            wanted_ = 0;
+        }
+        look_out([this] { return active_ == 0; });
         std::unique_lock<std::mutex> lock(mutex_);
-        wanted_ = 0;
         done_.wait(lock, [this] { return active_ == 0; });
         loop_ = nullptr;
         return true;
@@ -74,15 +87,18 @@ class Pool {
 
   private:
     void serve() {
-        std::unique_lock<std::mutex> lock(mutex_);
         for (;;) {
-            wake_.wait(lock, [this] { return wanted_ > 0; });
-            --wanted_;
-            ++active_;
-            Loop* loop = loop_;
-            lock.unlock();
+            look_out([this] { return wanted_ > 0; });
+            Loop* loop;
+            {
+                std::unique_lock<std::mutex> lock(mutex_);
+                wake_.wait(lock, [this] { return wanted_ > 0; });
+                --wanted_;
+                ++active_;
+                loop = loop_;
+            }
             loop->run();
-            lock.lock();
+            std::lock_guard<std::mutex> lock(mutex_);
             if (--active_ == 0) done_.notify_one();
         }
     }
@@ -90,7 +106,8 @@ class Pool {
     std::mutex users_, mutex_;
     std::condition_variable wake_, done_;
     Loop* loop_ = nullptr;
-    int threads_ = 0, wanted_ = 0, active_ = 0;
+    int threads_ = 0;
+    std::atomic<int> wanted_{0}, active_{0};  // changed under mutex_
 };
 
 // Never destroyed: its threads may outlive every static object. After a fork the child's copy, whose threads are gone,
