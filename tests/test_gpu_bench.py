@@ -73,3 +73,29 @@ def test_no_gpu_is_status_2(monkeypatch, capsys):
         gpu_bench.find_gpu()
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("make gpu: torch ")
+
+
+def test_lines_that_only_begin_like_rows_are_output(run):
+    _, page, found = run(tests="print('{a: 1}'); print('{\"cut\": '); print('2 failed, 1 passed in 3.0s')")
+    assert found["parts"]["tests"]["rows"] == []
+    assert found["parts"]["tests"]["output"].startswith('{a: 1}\n{"cut": \n')
+    assert "2 failed, 1 passed" in page
+
+
+def test_part_that_is_out_of_time_may_tell_what_it_found():
+    text = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('1 failed in 2.0s')"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpu_bench, "PARTS", {"tests": ((sys.executable, "-c", text), 5.5, {})})
+        part = gpu_bench.run_part("tests", time.monotonic() + 60)
+    assert part["status"] == "out of time"
+    assert part["output"] == "1 failed in 2.0s"
+
+
+def test_tool_of_cuda_need_not_be_on_the_path(monkeypatch, tmp_path):
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text("#!/bin/sh\necho ERROR SUMMARY: 0 errors\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(gpu_bench, "CUDA_FOLDER", tmp_path)
+    monkeypatch.setenv("PATH", "/nowhere")
+    part = gpu_bench.run_part("memcheck", time.monotonic() + 9)
+    assert (part["status"], part["output"]) == ("passed", "ERROR SUMMARY: 0 errors")

@@ -40,7 +40,7 @@ class CuPy(ModuleType):
         self.compiled: list[str] = []
         self.entered: list[Any] = []  # the device, then the stream
         streams = SimpleNamespace(from_external=lambda stream: self._enter(stream.__cuda_stream__()))
-        self.cuda = SimpleNamespace(Device=lambda index: self._enter(("device", index)), Stream=streams)
+        self.cuda = SimpleNamespace(Stream=streams)
 
     @contextlib.contextmanager
     def _enter(self, what: Any) -> Any:
@@ -72,7 +72,7 @@ class Kernel:
         """Compiled."""
 
     def __call__(self, grid: Any, block: Any, arguments: Any, *, shared_mem: int) -> None:
-        assert self.cupy.entered == [("device", None), (0, STREAM)]
+        assert self.cupy.entered == [torch.device("cpu"), (0, STREAM)]
         assert {type(argument) for argument in arguments} <= {int, float}  # CuPy passes a bool in one byte
         launch = Launch("", self.name, *grid, *block, shared_mem, arguments)
         self.cupy.kernels.launch(launch, {}, len(self.cupy.launched))
@@ -88,6 +88,8 @@ def kernels() -> runner.Kernels:
 def cupy(kernels, monkeypatch) -> CuPy:
     module = CuPy(kernels)
     monkeypatch.setitem(sys.modules, "cupy", module)
+    monkeypatch.setattr(torch.cuda, "device", module._enter)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=STREAM))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(cuda, "_loaded", {})
@@ -190,6 +192,12 @@ def test_first_use_within_a_cuda_graph_is_refused(cupy, monkeypatch):
     ops_cuda.label(masks, *OPTIONS, False)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     ops_cuda.label(masks, *OPTIONS, False)
+
+
+def test_gpu_that_is_too_old_is_named(cupy, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    with pytest.raises(RuntimeError, match=r"need a GPU of compute capability 8\.0 or later, got 7\.5 on cpu"):
+        ops_cuda.label(torch.ones(1, 5, 7, dtype=torch.uint8), *OPTIONS, False)
 
 
 def test_older_cupy_gets_an_external_stream(cupy):

@@ -186,13 +186,6 @@ def test_offsets_and_positions_beyond_32_bits_take_one_more_compilation(compilat
     assert len(compilations) == 2
 
 
-@pytest.fixture
-def _no_synchronisation():
-    torch.cuda.set_sync_debug_mode("error")
-    yield
-    torch.cuda.set_sync_debug_mode("default")
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 class TestOnGpu:
     @pytest.mark.parametrize("part", range(4))
@@ -217,16 +210,18 @@ class TestOnGpu:
             ids = fastia.upsample_argmax(logits.cuda(), (high, high)).cpu()
             assert (ids != fastia.upsample_argmax(logits, (high, high))).float().mean() < 1e-4
 
-    @pytest.mark.usefixtures("_no_synchronisation")
     def test_nothing_waits_for_the_device_and_bits_repeat(self):
         logits, target, weights = (t.cuda() for t in random_problem(0, (2, 21, 33, 33), (129, 129)))
         logits.requires_grad_()
         results = []
-        for _ in range(2):
-            loss = fastia.size_weighted_cross_entropy(logits, target, weights, label_smoothing=0.1)
-            results.append((loss, torch.autograd.grad(loss, logits)[0]))
-            fastia.upsample_argmax(logits.detach(), (129, 129))
-        torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.set_sync_debug_mode("error")  # a copy from the host would wait, too
+        try:
+            for _ in range(2):
+                loss = fastia.size_weighted_cross_entropy(logits, target, weights, label_smoothing=0.1)
+                results.append((loss, torch.autograd.grad(loss, logits)[0]))
+                fastia.upsample_argmax(logits.detach(), (129, 129))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
         assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
     def test_ids_and_weights_out_of_range_are_ignored_unless_validated(self):

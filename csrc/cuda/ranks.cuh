@@ -30,12 +30,12 @@ __device__ void rank_strips(const Strip& strip, unsigned roots, unsigned* strip_
         image_roots[strip.number] = roots;
         __threadfence();
         sums[0] = atomicAdd(&arrivals[strip.image], 1u);
+        __threadfence();  // by the thread that counted: the barrier passes on to others what this one may see
     }
     __syncthreads();
     const bool last = sums[0] == strips - 1;
     __syncthreads();
     if (!last) return;
-    __threadfence();
     finish(sum_strips(Span<unsigned>(image_roots, strips), strips, sums));
 }
 

@@ -22,6 +22,7 @@ from fastia.kernels.cuda_plan import Argument, Launch, Pointer
 
 # Contraction would round once where the other backends round twice.
 OPTIONS = ("-std=c++17", "--fmad=false")
+CAPABILITY = (8, 0)  # of the oldest GPU that adds up over a warp in one instruction
 FOLDER = importlib.resources.files("fastia.kernels") / "cuda_sources"
 
 _loaded: dict[tuple[int, str], Any] = {}  # by device and kernel
@@ -41,7 +42,7 @@ def run(launches: Sequence[Launch], buffers: dict[str, Tensor], device: torch.de
     Raises:
         ModuleNotFoundError: CuPy is not installed.
         ImportError: CuPy finds no NVRTC.
-        RuntimeError: a kernel is to be used for the first time while a CUDA graph is captured.
+        RuntimeError: a kernel is to be used for the first time while a CUDA graph is captured, or the GPU is too old.
     """
     if not launches:
         return
@@ -88,6 +89,12 @@ def _load(launch: Launch, device: torch.device) -> Any:
             f"{launch.kernel} is used for the first time, and a CUDA graph cannot capture its compilation: run the"
             " operation once before, on a tensor of the same dtype and size"
         )
+    capability = torch.cuda.get_device_capability(device)
+    if capability < CAPABILITY:
+        raise RuntimeError(
+            f"operations on masks that are CUDA tensors need a GPU of compute capability {_version(CAPABILITY)} or"
+            f" later, got {_version(capability)} on {device}: pass masks.cpu()"
+        )
     with _loading:
         kernel = _module(launch.source).get_function(launch.kernel)
         try:
@@ -98,6 +105,10 @@ def _load(launch: Launch, device: torch.device) -> Any:
             raise ImportError(f"CuPy finds no NVRTC, which comes with: pip install '{extra()}'") from error
         _loaded[device.index, launch.kernel] = kernel
     return kernel
+
+
+def _version(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
 
 
 @functools.cache
@@ -131,7 +142,9 @@ class _TorchStream:
 @contextmanager
 def _current_stream(device: torch.device) -> Iterator[None]:
     cuda, stream = _cupy().cuda, _TorchStream(device)
-    with cuda.Device(device.index):
+    # CuPy follows torch's current device. Its own Device would create a context, hundreds of MB, on the device that it
+    # goes back to, even where nothing uses that one.
+    with torch.cuda.device(device):
         if hasattr(cuda.Stream, "from_external"):
             external = cuda.Stream.from_external(stream)
         else:  # CuPy 13 and before
