@@ -35,7 +35,9 @@ _RECORD_FIELDS = (
 def label(masks: Tensor, connectivity: int, background: int | None, ignore_index: int | None, validate: bool) -> Tensor:
     options = Options(connectivity, background, ignore_index, validate)
     labels = torch.empty(masks.shape, dtype=torch.int32, device=masks.device)
-    _Call({"masks": masks}, [ignore_index], validate).run(_plan_label(_maps(masks), options), {"labels": labels})
+    _Call({"masks": masks}, {"masks": ignore_index}, validate).run(
+        _plan_label(_maps(masks), options), {"labels": labels}
+    )
     return labels
 
 
@@ -48,7 +50,7 @@ def components(
     validate: bool,
 ) -> tuple[Tensor, ...]:
     options = Options(connectivity, background, ignore_index, validate)
-    call = _Call({"masks": masks}, [ignore_index], validate)
+    call = _Call({"masks": masks}, {"masks": ignore_index}, validate)
     labels = torch.empty(masks.shape, dtype=torch.int32, device=masks.device)
     count = torch.empty(len(masks), dtype=torch.int32, device=masks.device)
     found = {"labels": labels, "count": count}
@@ -80,7 +82,7 @@ def weights(
     options = Options(connectivity, background, ignore_index, validate)
     out = torch.empty(masks.shape, dtype=dtype, device=masks.device)
     plan = _plan_weights(_maps(masks), options, tau, normalizer, _name(dtype))
-    _Call({"masks": masks}, [ignore_index], validate).run(plan, {"weights": out})
+    _Call({"masks": masks}, {"masks": ignore_index}, validate).run(plan, {"weights": out})
     return out
 
 
@@ -141,20 +143,27 @@ def add_instances(
     """Adds a batch to the sums of the metric: `tally [3, C, 4]` of `scores.tally` and `confusion [C, C + 1]`."""
     options = SceneOptions(protocol, background, ignore_index, instance_ignore_index, len(confusion), validate)
     call, scene = _scene(preds, target, instances, options)
-    call.run(_plan_update(scene, options), {"tally": tally, "confusion": confusion})
+    sums = {"tally": tally, "confusion": confusion}
+    if not validate:
+        call.run(_plan_update(scene, options), sums)
+        return
+    added = {name: torch.zeros_like(values) for name, values in sums.items()}
+    call.run(_plan_update(scene, options), added)  # raises before anything is added
+    for name, values in sums.items():
+        values += added[name]
 
 
 class _Call:
     """What the plans of one operation share: its maps and scratch memory, and the check of ids if it is asked for."""
 
     def __init__(
-        self, maps: dict[str, Tensor], ignored: list[int | None], validate: bool, num_classes: int | None = None
+        self, maps: dict[str, Tensor], ignored: dict[str, int | None], validate: bool, num_classes: int | None = None
     ) -> None:
-        self.ignored = dict(zip(maps, ignored, strict=False))  # the id that each map may hold besides
+        self.ignored = ignored  # the id that each map may hold besides
         self.num_classes, self.validate = num_classes, validate
         self.buffers, self.device = dict(maps), next(iter(maps.values())).device
         if validate:
-            self.buffers["error"] = torch.zeros((len(maps), 2), dtype=torch.int64, device=self.device)
+            self.buffers["error"] = torch.zeros((len(ignored), 2), dtype=torch.int64, device=self.device)
 
     def run(self, plan: Plan, outputs: dict[str, Tensor], first: int = 0) -> None:
         """Run the launches of a plan from `first` on, in the scratch memory of those before."""
@@ -195,7 +204,7 @@ def _records(preds: Tensor, instances: int, unmatched: int) -> dict[str, Tensor]
 
 def _scene(preds: Tensor, target: Tensor, instances: Tensor | None, options: SceneOptions) -> tuple[_Call, Scene]:
     maps = {"preds": preds, "target": target} | ({} if instances is None else {"instances": instances})
-    ignored = [options.ignore_index, options.ignore_index, options.instance_ignore_index]
+    ignored = dict.fromkeys(("preds", "target"), options.ignore_index) | {"instances": options.instance_ignore_index}
     scene = Scene(_maps(preds), _maps(target), None if instances is None else _maps(instances))
     return _Call(maps, ignored, options.validate, options.num_classes), scene
 

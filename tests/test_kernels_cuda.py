@@ -195,8 +195,8 @@ def test_first_use_within_a_cuda_graph_is_refused(cupy, monkeypatch):
 
 
 def test_gpu_that_is_too_old_is_named(cupy, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    with pytest.raises(RuntimeError, match=r"need a GPU of compute capability 8\.0 or later, got 7\.5 on cpu"):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
+    with pytest.raises(RuntimeError, match=r"need a GPU of compute capability 7\.0 or later, got 6\.1 on cpu"):
         ops_cuda.label(torch.ones(1, 5, 7, dtype=torch.uint8), *OPTIONS, False)
 
 
@@ -346,7 +346,7 @@ def test_instances_are_added_to_sums_in_place(cupy):
         chosen = {name: options[name] for name in ("num_classes", "background", "protocol")}
         sums = [torch.ones(3, options["num_classes"], 4, dtype=torch.int64), torch.ones(confusion.shape[1:]).long()]
         given = [value for name, value in options.items() if name != "num_classes"]
-        ops_cuda.add_instances(*arrays, *given, False, *sums)
+        ops_cuda.add_instances(*arrays, *given, seed % 2 == 0, *sums)
         assert_array_equal(sums[0], 1 + tally(records, **chosen))
         assert_array_equal(sums[1], 1 + confusion.sum(0))
         added += 1
@@ -374,6 +374,7 @@ def test_validate_names_the_map_of_an_id(cupy, argument, value, text):
     ):
         with pytest.raises(ValueError, match=re.escape(text)):
             call()
+    assert not any(values.any() for values in sums)
     with pytest.raises(ValueError, match=re.escape(text)):  # the CPU says the same
         instance_overlaps(*maps, num_classes=3, protocol="exact", instance_ignore_index=254)
 
@@ -389,6 +390,18 @@ def test_metric_on_a_gpu_adds_in_place_and_reads_nothing_back():
         assert metric.tally is sums
         with pytest.raises(ValueError, match="same device, got cuda:0 and cpu"):
             metric.update(masks, masks.cpu())
+
+
+def test_opcheck_of_adding_to_sums(cupy):
+    library = torch.library.Library("fastia", "IMPL")
+    library.impl("add_instances", ops_cuda.add_instances, "CPU")
+    try:
+        masks = torch.randint(0, 4, (2, 5, 7), dtype=torch.uint8)
+        sums = torch.zeros(3, 4, 4, dtype=torch.int64), torch.zeros(4, 5, dtype=torch.int64)
+        arguments = (masks, masks, None, "exact", 0, 255, 255, False, *sums)
+        torch.library.opcheck(torch.ops.fastia.add_instances.default, arguments)
+    finally:
+        library._destroy()
 
 
 def test_components_are_matched_on_the_cpu_only():

@@ -159,9 +159,9 @@ __device__ void count_overlaps(const Scene& scene, const Division& division, con
         }
     }
     if (!kExact) {
-        const unsigned background = __reduce_add_sync(kAllLanes, counting.background);
-        const unsigned predicted = __reduce_add_sync(kAllLanes, counting.predicted);
-        const unsigned both = __reduce_add_sync(kAllLanes, counting.both);
+        const unsigned background = sum_over(kAllLanes, counting.background);
+        const unsigned predicted = sum_over(kAllLanes, counting.predicted);
+        const unsigned both = sum_over(kAllLanes, counting.both);
         if (threadIdx.x % 32 == 0) {
             ImageCounts* const counts = image_counts + strip.image;
             if (background) atomicAdd(&counts->background, background);

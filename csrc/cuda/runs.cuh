@@ -169,6 +169,32 @@ __device__ inline unsigned sum_before(unsigned value, Span<unsigned> sums, unsig
 }
 constexpr unsigned kSumsBytes = 32 * sizeof(unsigned);
 
+// Sum, minimum and maximum over the lanes of a mask, in each of them. GPUs before sm_80 have no instruction for these:
+// there a lane asks the others one after the other.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+template <class Combine>
+__device__ unsigned over_lanes(unsigned lanes, unsigned value, unsigned result, Combine combine) {
+    for (unsigned rest = lanes; rest; rest &= rest - 1) {
+        const unsigned other = __shfl_sync(lanes, value, __ffs(rest) - 1);
+        result = combine(result, other);
+    }
+    return result;
+}
+__device__ inline unsigned sum_over(unsigned lanes, unsigned value) {
+    return over_lanes(lanes, value, 0, [](unsigned a, unsigned b) { return a + b; });
+}
+__device__ inline unsigned smallest_over(unsigned lanes, unsigned value) {
+    return over_lanes(lanes, value, value, [](unsigned a, unsigned b) { return a < b ? a : b; });
+}
+__device__ inline unsigned largest_over(unsigned lanes, unsigned value) {
+    return over_lanes(lanes, value, value, [](unsigned a, unsigned b) { return a > b ? a : b; });
+}
+#else
+__device__ inline unsigned sum_over(unsigned lanes, unsigned value) { return __reduce_add_sync(lanes, value); }
+__device__ inline unsigned smallest_over(unsigned lanes, unsigned value) { return __reduce_min_sync(lanes, value); }
+__device__ inline unsigned largest_over(unsigned lanes, unsigned value) { return __reduce_max_sync(lanes, value); }
+#endif
+
 // The lanes that hold one key combine their values. All lanes of the warp take part; a GPU takes the groups of a warp
 // one after the other, so a lane on its own had better not be one.
 template <class Key>
@@ -178,9 +204,9 @@ struct Peers {
     __device__ explicit Peers(Key key) : lanes(__match_any_sync(kAllLanes, key)) {}
     __device__ bool several() const { return lanes & (lanes - 1); }
     __device__ bool first() const { return threadIdx.x % 32 == static_cast<unsigned>(__ffs(lanes)) - 1; }
-    __device__ unsigned sum(unsigned value) const { return several() ? __reduce_add_sync(lanes, value) : value; }
-    __device__ unsigned smallest(unsigned value) const { return several() ? __reduce_min_sync(lanes, value) : value; }
-    __device__ unsigned largest(unsigned value) const { return several() ? __reduce_max_sync(lanes, value) : value; }
+    __device__ unsigned sum(unsigned value) const { return several() ? sum_over(lanes, value) : value; }
+    __device__ unsigned smallest(unsigned value) const { return several() ? smallest_over(lanes, value) : value; }
+    __device__ unsigned largest(unsigned value) const { return several() ? largest_over(lanes, value) : value; }
 };
 
 }  // namespace fastia

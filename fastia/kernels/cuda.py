@@ -22,7 +22,7 @@ from fastia.kernels.cuda_plan import Argument, Launch, Pointer
 
 # Contraction would round once where the other backends round twice.
 OPTIONS = ("-std=c++17", "--fmad=false")
-CAPABILITY = (8, 0)  # of the oldest GPU that adds up over a warp in one instruction
+CAPABILITY = (7, 0)  # of the oldest GPU whose lanes make progress on their own
 FOLDER = importlib.resources.files("fastia.kernels") / "cuda_sources"
 
 _loaded: dict[tuple[int, str], Any] = {}  # by device and kernel
@@ -96,9 +96,9 @@ def _load(launch: Launch, device: torch.device) -> Any:
             f" later, got {_version(capability)} on {device}: pass masks.cpu()"
         )
     with _loading:
-        kernel = _module(launch.source).get_function(launch.kernel)
         try:
-            kernel.kernel  # noqa: B018  compiles the module, or finds it on disk, and loads it
+            kernel = _module(launch.source).get_function(launch.kernel)
+            kernel.kernel  # noqa: B018  compiles the module, if nothing has, or finds it on disk, and loads it
         except RuntimeError as error:
             if "nvrtc" not in str(error).lower():
                 raise
