@@ -20,7 +20,7 @@ try:
 except ImportError:
     sys.exit(f"Error: no module typer: {INSTALL}")
 
-from fastia.cli_dataset import dataset_app
+from fastia.cli_dataset import Classes, dataset_app
 
 app = typer.Typer(
     add_completion=False,
@@ -92,7 +92,7 @@ def evaluate(
     predictions: Annotated[Path, typer.Option(help="Folder with a PNG of class ids per image: palette or grey.")],
     split: Annotated[str, typer.Option(help="File in ImageSets/Segmentation, without .txt.")] = "val",
     protocol: Annotated[Protocol, typer.Option(help="As published, or the paper's text.")] = Protocol.wacv2024,
-    classes: Annotated[Path | None, typer.Option(help="Text file, one name a line; VOC's by default.")] = None,
+    classes: Classes = None,
     background: Annotated[str, typer.Option(metavar="ID|none", help="Class id of the background.")] = "0",
     ignore_index: Annotated[str, typer.Option(metavar="ID|none", help="Id of ignored pixels.")] = "255",
     instance_ignore_index: Annotated[
@@ -229,7 +229,7 @@ def sensitivity(
     dataset: Annotated[Path | None, typer.Option(help="Folder in PASCAL VOC layout; without it, no removal.")] = None,
     split: Annotated[str, typer.Option(help="File in ImageSets/Segmentation, without .txt.")] = "val",
     protocol: Annotated[Protocol, typer.Option(help="As published, or the paper's text.")] = Protocol.wacv2024,
-    classes: Annotated[Path | None, typer.Option(help="Text file, one name a line; VOC's by default.")] = None,
+    classes: Classes = None,
     background: Annotated[str, typer.Option(metavar="ID|none", help="Class id of the background.")] = "0",
     ignore_index: Annotated[str, typer.Option(metavar="ID|none", help="Id of ignored pixels.")] = "255",
     points: Annotated[int, typer.Option(min=1, help="Number of steps of the removal.")] = 100,

@@ -14,8 +14,8 @@ dataset_app = typer.Typer(
 )
 
 _Root = Annotated[Path, typer.Argument(help="Folder in PASCAL VOC layout.")]
-_Classes = Annotated[
-    Path | None, typer.Option(help="Text file, one name a line; by default classes.txt of the dataset, or VOC's.")
+Classes = Annotated[
+    Path | None, typer.Option(help="Text file, one name a line; classes.txt of the dataset by default, or VOC's.")
 ]
 _Background = Annotated[str, typer.Option(metavar="ID|none", help="Class id of the background.")]
 _Ignored = Annotated[str, typer.Option(metavar="ID|none", help="Id of void pixels.")]
@@ -77,7 +77,7 @@ def balance(
     slack: Annotated[float, typer.Option(min=0, help="How much worse these sets may be.")] = 0.05,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice among equally good sets.")] = 0,
     time_limit: Annotated[float, typer.Option(min=0, help="Seconds for each search.")] = 60.0,
-    classes: _Classes = None,
+    classes: Classes = None,
     background: _Background = "0",
     ignore_index: _Ignored = "255",
     jobs: _Jobs = None,
@@ -131,7 +131,7 @@ def analyze(
     csv: Annotated[Path | None, typer.Option(help="Write one row per class.")] = None,
     instances_csv: Annotated[Path | None, typer.Option(help="Write one row per instance.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a PNG: by class and size, areas, per image.")] = None,
-    classes: _Classes = None,
+    classes: Classes = None,
     background: _Background = "0",
     ignore_index: _Ignored = "255",
     jobs: _Jobs = None,

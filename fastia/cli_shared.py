@@ -20,13 +20,21 @@ def errors_as_text() -> Iterator[None]:
         yield
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun, one is enough to tell
-            print(f"Error: {error}", file=sys.stderr)
+            print(f"Error: {_text(error)}", file=sys.stderr)
         sys.exit(1 if isinstance(error, FloatingPointError) else 2)
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
         text = error.msg if "fastia[" in error.msg else f"no module {module}: {INSTALL}"
         print(f"Error: {text}", file=sys.stderr)
         sys.exit(1)
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        from fastia.data.problems import describe
+
+        return describe(f"{error.filename}", error)
+    return f"{error}"
 
 
 def id_or_none(option: str, text: str) -> int | None:

@@ -92,7 +92,7 @@ def test_missing_predictions_are_skipped_on_request(root) -> None:
     [
         (("--split", "test"), "no such split; splits of this dataset: all, train, val"),
         (("--background", "sky"), "--background must be an integer or none, got 'sky'"),
-        (("--classes", "nowhere.txt"), "nowhere.txt"),
+        (("--classes", "nowhere.txt"), "Error: nowhere.txt: missing"),
         (("--protocol", "voc"), "'voc' is not one of 'wacv2024', 'exact'"),
         (("--jobs", "0"), "--jobs"),
         (("--csv", "nowhere/b.csv"), "csv must be a file in a folder that exists, got nowhere/b.csv"),

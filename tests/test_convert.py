@@ -329,10 +329,14 @@ def test_a_mistake_gets_one_clear_message_and_nothing_is_written(tmp_path, docum
 
 
 def test_all_mistakes_are_listed(tmp_path) -> None:
-    path = write(tmp_path / "a.json", content(annotate([]), annotate(box(0, 0, 90, 9)), annotate(box(0, 0, 9, 9))))
-    with pytest.raises(AnnotationError, match="2 problems of the annotations") as raised:
-        convert_coco(path, tmp_path / "dataset")
-    assert len(raised.value.problems) == 2
+    astray = annotate(box(0, 0, 9, 9)) | {"image_id": 5}
+    annotations = (annotate([]), annotate(box(0, 0, 90, 9)), astray, annotate(box(0, 0, 9, 9)))
+    paths = [write(tmp_path / name, content(*annotations)) for name in ("a.json", "b.json")]
+    with pytest.raises(AnnotationError, match="4 problems of the annotations") as raised:
+        convert_coco(paths, tmp_path / "dataset")
+    told = [problem.partition(": ")[::2] for problem in raised.value.problems]
+    assert [path for path, text in told if "its image 5 is not" in text] == [f"{path}" for path in paths]
+    assert [path for path, text in told if "a polygon reaches" in text] == [f"{paths[0]}"]
 
 
 def many(folder: Path, count: int = 12) -> Path:

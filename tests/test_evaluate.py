@@ -162,6 +162,9 @@ def test_table_shows_penalized_scores_beside_plain_ones_in_80_columns(dataset) -
     assert "class inst. unm. IoU all pen. small pen. medium pen. large pen." in lines
     assert "b 1 0 0.0 0.0 0.0 0.0 0.0 - - - -" in lines
     assert "…" not in console.file.getvalue()
+    console = Console(width=80, file=io.StringIO())
+    console.print(report.table(score(dataset, classes=["background", "a name that is far too long", "b"])))
+    assert "…" not in console.file.getvalue()
 
 
 def test_components_of_the_ground_truth_serve_without_instances_and_it_says_so(dataset) -> None:
@@ -203,10 +206,12 @@ def test_background_none_counts_class_0_as_any_class(dataset) -> None:
 
 
 def test_class_names_come_from_a_file(dataset, tmp_path) -> None:
-    path = tmp_path / "classes.txt"
+    path = tmp_path / "names.txt"
     path.write_text("background\n  cat \n\ndog")
     assert list(score(dataset, classes=path).per_class) == ["background", "cat", "dog"]
     assert list(score(dataset, classes=None).per_class) == list(voc.CLASSES)
+    path.rename(dataset / "classes.txt")
+    assert list(score(dataset, classes=None).per_class) == ["background", "cat", "dog"]
 
 
 def test_all_missing_files_are_listed(dataset) -> None:

@@ -116,14 +116,14 @@ def read_annotations(
 
     Source: https://cocodataset.org/#format-data and https://www.lvisdataset.org/dataset.
     """
-    files = [_read(os.fspath(path), panoptic_masks) for path in paths]
+    problems: list[str] = []
+    files = [_read(os.fspath(path), panoptic_masks, problems) for path in paths]
     known = {category["name"]: None for file in files for category in file.categories.values()}
     if class_map is None:
         class_map = ClassMap({name: [name] for name in known})
     if not known.keys() & class_map.class_ids.keys():
         raise ValueError(f"class map: none of its categories is in {', '.join(file.path for file in files)}")
 
-    problems: list[str] = []
     covered = [
         {class_map.class_ids.get(category["name"], 0) for category in file.categories.values()} - {0} for file in files
     ]
@@ -161,7 +161,8 @@ def _notes(files: list[_File], class_map: ClassMap, taken: dict[Any, set[int]], 
     return notes
 
 
-def _read(path: str, panoptic_masks: PathLike | None) -> _File:
+def _read(path: str, panoptic_masks: PathLike | None, problems: list[str]) -> _File:
+    """A file and, added to ``problems``, what is wrong with single annotations, which are left out."""
     try:
         with open(path, encoding="utf-8") as stream:
             content = json.load(stream)
@@ -173,9 +174,13 @@ def _read(path: str, panoptic_masks: PathLike | None) -> _File:
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise AnnotationError([f"{path}: needs a list {name!r}, as the files of COCO and LVIS have"])
         lists[name] = entries
-    problems: list[str] = []
-    images = _by_id(path, "image", lists["images"], ("height", "width"), problems)
-    categories = _by_id(path, "category", lists["categories"], ("name",), problems)
+    broken: list[str] = []
+    images = _by_id(path, "image", lists["images"], ("height", "width"), broken)
+    categories = _by_id(path, "category", lists["categories"], ("name",), broken)
+    if not lists["images"]:
+        broken.append(f"{path}: has no images")
+    if broken:
+        raise AnnotationError([*problems, *broken])
     panoptic = any("segments_info" in annotation for annotation in lists["annotations"])
     annotations: dict[Any, list[dict[str, Any]]] = {}
     seen: set[Any] = set()
@@ -192,12 +197,9 @@ def _read(path: str, panoptic_masks: PathLike | None) -> _File:
             problems.append(f"{name}: its image {image_id} is not among the images")
         elif not panoptic and not _is_among(annotation.get("category_id"), categories):
             problems.append(f"{name}: its category {annotation.get('category_id')} is not among the categories")
+        else:
+            annotations.setdefault(image_id, []).append(annotation)
         seen.add(key)
-        annotations.setdefault(image_id, []).append(annotation)
-    if not lists["images"]:
-        problems.append(f"{path}: has no images")
-    if problems:
-        raise AnnotationError(problems)
     masks = Path(panoptic_masks) if panoptic_masks is not None else Path(path).with_suffix("")
     if panoptic and not masks.is_dir():
         raise AnnotationError([f"{path}: its PNGs are looked for in {masks}: no such folder"])

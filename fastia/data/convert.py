@@ -22,6 +22,7 @@ from fastia.data.coco import AnnotationError, PathLike, Record, read_annotations
 from fastia.data.drawing import draw
 from fastia.data.files import write_lines
 from fastia.data.png import write_ids
+from fastia.data.problems import cores
 
 _FOLDERS = ("SegmentationClass", "SegmentationObject", "JPEGImages")
 
@@ -311,7 +312,7 @@ def _fingerprint(paths: Sequence[PathLike], classes: ClassMap, *options: Any) ->
 
 
 def _in_threads(converter: _Converter, records: list[Record], jobs: int | None) -> Iterator[list[list[int]] | str]:
-    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(jobs or cores()) as pool:
         try:
             yield from pool.map(converter, records)
         finally:

@@ -20,7 +20,8 @@ class Dataset:
     """Where the files of a dataset in PASCAL VOC layout are.
 
     ``JPEGImages/ID.jpg``, ``SegmentationClass/ID.png`` (class ids, 255 void), ``SegmentationObject/ID.png`` (instance
-    ids, 0 none, 255 void; the folder may be absent) and ``ImageSets/Segmentation/SPLIT.txt`` (one ID a line).
+    ids, 0 none, 255 void; the folder may be absent), ``ImageSets/Segmentation/SPLIT.txt`` (one ID a line) and, where
+    the classes are not those of PASCAL VOC, ``classes.txt`` (one name a line).
 
     Args:
         root: the folder that holds these.
@@ -44,6 +45,12 @@ class Dataset:
     def has_instances(self) -> bool:
         """Whether there is a ``SegmentationObject``."""
         return self.instances.is_dir()
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes: those of ``classes.txt``, or without it those of PASCAL VOC."""
+        own = self.root / "classes.txt"
+        return class_names(own if own.is_file() else None)
 
     def ids(self, split: str) -> list[str]:
         """Ids of the images of a split, in the order of its file.

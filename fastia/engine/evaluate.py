@@ -105,7 +105,8 @@ def evaluate_directory(
         split: name of a file of ``ImageSets/Segmentation``, without ``.txt``.
         predictions: folder of one palette or grey PNG of class ids per image, 8 or 16 bits, in the size of its target.
         protocol: ``"wacv2024"`` or ``"exact"``, as in :func:`fastia.instance_iou`.
-        classes: names of the classes, or a text file with one a line; None: those of PASCAL VOC.
+        classes: names of the classes, or a text file with one a line; None: those of ``classes.txt`` in the dataset,
+            or without it those of PASCAL VOC.
         background: id of the background class; None: there is none.
         ignore_index: id of ignored pixels of the ground truth, and of no class in a prediction; None: none.
         instance_ignore_index: id of void pixels of ``SegmentationObject``, by default that of ``ignore_index``; None:
@@ -147,7 +148,7 @@ def evaluate_directory(
     started = time.perf_counter()
     layout = voc.Dataset(dataset)
     names = layout.ids(split)
-    class_names = voc.class_names(classes)
+    class_names = layout.class_names if classes is None else voc.class_names(classes)
     reports = {"json": json, "csv": csv, "scores_csv": scores_csv, "plot": plot}
     _check_options(predictions, protocol, background, ignore_index, reports, report, jobs)
     if instance_ignore_index == "ignore_index":

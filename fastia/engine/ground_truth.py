@@ -69,9 +69,8 @@ def read_ground_truth(
     """Read the instances of a split; without a folder ``SegmentationObject``, its connected components.
 
     Args:
-        dataset, split, background, ignore_index, instance_ignore_index, jobs, progress: as in
+        dataset, split, classes, background, ignore_index, instance_ignore_index, jobs, progress: as in
             :func:`fastia.evaluate_directory`.
-        classes: as there; None: those of ``classes.txt`` in the dataset, or without it those of PASCAL VOC.
 
     Raises:
         fastia.engine.evaluate.EvaluationError, ValueError: as there.
@@ -86,12 +85,11 @@ def read_ground_truth(
         (3, 7, 3)
     """
     layout = voc.Dataset(dataset)
-    own = layout.root / "classes.txt"
     truth = evaluate_directory(
         dataset,
         split,
         layout.targets,
-        classes=own if classes is None and own.is_file() else classes,
+        classes=classes,
         background=background,
         ignore_index=ignore_index,
         instance_ignore_index=instance_ignore_index,

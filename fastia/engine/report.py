@@ -194,7 +194,7 @@ def table(result: Evaluation) -> Table:
         "of its class, is one more instance (inst.) with IoU 0",
         caption_justify="left",
     )
-    grid.add_column("class", no_wrap=True)
+    grid.add_column("class", overflow="fold")  # of all columns, long names give way
     for heading in ("inst.", "unm.", "IoU"):
         grid.add_column(heading, justify="right", no_wrap=True)
     for heading in ("all", *SIZE_NAMES):

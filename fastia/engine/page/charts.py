@@ -126,6 +126,7 @@ def confusion_chart(confusion: NDArray[np.int64], classes: Sequence[str]) -> go.
             colorbar={"title": {"text": "%"}, "thickness": 12},
             xgap=1,
             ygap=1,
+            hoverongaps=False,
             hovertemplate="%{y} predicted as %{x}: %{z:.1f} %, %{customdata} pixels<extra></extra>",
             meta=group,
             visible=group == "all",
