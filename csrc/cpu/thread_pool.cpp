@@ -45,8 +45,8 @@ struct Loop {
     }
 };
 
-// Loops of one image follow each other closely, and a thread that sleeps takes tens of microseconds to wake: so it looks
-// out for a while before it does, and lets others have the core meanwhile.
+// Loops of one image follow each other closely, and a thread that sleeps takes tens of microseconds to wake: so it
+// looks out for a while before it does, and lets others have the core meanwhile.
 template <class Ready>
 void look_out(Ready ready) {
     const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(100);

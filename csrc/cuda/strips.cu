@@ -36,22 +36,29 @@ struct PlainMasks {
     }
 };
 
+// Blocks of 256 threads that registers must suffice for; a multiprocessor of sm_75 has no more than 4.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int kBlocks = 4;
+#else
+constexpr int kBlocks = 5;
+#endif
+
 }  // namespace fastia
 
-#define FASTIA_STRIPS(name, Id, Index)                                                                              \
-    extern "C" __global__ void __launch_bounds__(256, sizeof(Index) == 4 ? 5 : 4) fastia_strips_##name(             \
-        long long height, long long width, long long rows, const char* data, long long image_stride,                \
-        long long row_stride, long long column_stride, const char* data_begin, const char* data_end,                \
-        long long background, long long has_ignored, long long ignored, long long* error, long long diagonal,       \
-        long long capacity, fastia::Word* words, fastia::StripCounts* counts, unsigned* run_component,              \
-        Index* component_parent, unsigned short* component_class, unsigned* arrivals, unsigned* area, Index* total, \
-        Index* class_total, long long classes) {                                                                    \
-        fastia::PlainMasks<Id> source{{data, image_stride, row_stride, column_stride, data_begin, data_end},        \
-                                      {background, has_ignored != 0, ignored, error}};                              \
-        fastia::label_strip<fastia::PlainMasks<Id>, Index>(                                                         \
-            source, diagonal != 0, {height, width, rows}, static_cast<unsigned>(capacity),                          \
-            {words, counts, run_component, component_parent, component_class, arrivals, area, total, class_total,   \
-             classes, nullptr});                                                                                    \
+#define FASTIA_STRIPS(name, Id, Index)                                                                                \
+    extern "C" __global__ void __launch_bounds__(256, sizeof(Index) == 4 ? fastia::kBlocks : 4) fastia_strips_##name( \
+        long long height, long long width, long long rows, const char* data, long long image_stride,                  \
+        long long row_stride, long long column_stride, const char* data_begin, const char* data_end,                  \
+        long long background, long long has_ignored, long long ignored, long long* error, long long diagonal,         \
+        long long capacity, fastia::Word* words, fastia::StripCounts* counts, unsigned* run_component,                \
+        Index* component_parent, unsigned short* component_class, unsigned* arrivals, unsigned* area, Index* total,   \
+        Index* class_total, long long classes) {                                                                      \
+        fastia::PlainMasks<Id> source{{data, image_stride, row_stride, column_stride, data_begin, data_end},          \
+                                      {background, has_ignored != 0, ignored, error}};                                \
+        fastia::label_strip<fastia::PlainMasks<Id>, Index>(                                                           \
+            source, diagonal != 0, {height, width, rows}, static_cast<unsigned>(capacity),                            \
+            {words, counts, run_component, component_parent, component_class, arrivals, area, total, class_total,     \
+             classes, nullptr});                                                                                      \
     }
 #define FASTIA_STRIPS_OF(name, Id)         \
     FASTIA_STRIPS(name##_32, Id, unsigned) \

@@ -129,9 +129,7 @@ def compare(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     make_shapes(folder, images=20)
         ...     for name in ("Predictions", "PseudoMasks"):
-        ...         _ = fastia.evaluate_directory(
-        ...             folder, "all", f"{folder}/{name}", classes=f"{folder}/classes.txt", json=f"{folder}/{name}.json"
-        ...         )
+        ...         _ = fastia.evaluate_directory(folder, "all", f"{folder}/{name}", json=f"{folder}/{name}.json")
         ...     files = {name: f"{folder}/{name}.json" for name in ("Predictions", "PseudoMasks")}
         ...     result = compare(files, scores=["miou"], resamples=999)
         >>> [(each.score, each.first, each.second) for each in result.differences]

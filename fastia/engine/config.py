@@ -32,7 +32,7 @@ class Config:
     - ``dataset``: the folder; ``pseudo_masks``: the folder of PNGs of class ids to train on, in the dataset or
       anywhere, empty for its ``SegmentationClass``; ``train_split`` and ``val_split``: files of
       ``ImageSets/Segmentation``, the latter empty for no validation; ``classes``: names, or a text file with one a
-      line, in the dataset or anywhere, empty for those of VOC;
+      line, in the dataset or anywhere, empty for those of ``classes.txt`` in the dataset, or without it of VOC;
     - ``background``, ``ignore_index``: as in :func:`fastia.weights`;
     - ``crop``: side of the training crops; ``scales``: bounds of the random scale; ``flip``: whether half of the crops
       are mirrored; ``workers``: processes that load images, for each training process.

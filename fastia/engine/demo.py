@@ -24,8 +24,8 @@ def run(folder: Path) -> None:
     shutil.rmtree(trained, ignore_errors=True)
     _command(["train", "--config", "shapes", f"dataset={dataset}", f"output={trained}"])
     command = ["evaluate", "--dataset", f"{dataset}", "--predictions", f"{trained / 'predictions'}"]
-    command += ["--classes", f"{dataset / 'classes.txt'}", "--protocol", "exact"]
-    command += ["--json", f"{folder / 'scores.json'}", "--csv", f"{folder / 'instances.csv'}"]
+    command += ["--protocol", "exact", "--json", f"{folder / 'scores.json'}"]
+    command += ["--csv", f"{folder / 'instances.csv'}"]
     command += ["--plot", f"{folder / 'scores.png'}", "--report", f"{folder / 'report'}"]
     _command(command)
     print(f"{folder / 'report' / 'index.html'}: charts, tables and pictures")

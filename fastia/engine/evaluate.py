@@ -137,9 +137,7 @@ def evaluate_directory(
         >>> from fastia.data.shapes import make_shapes
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     make_shapes(folder, images=4)
-        ...     result = fastia.evaluate_directory(
-        ...         folder, "all", f"{folder}/Predictions", classes=f"{folder}/classes.txt"
-        ...     )
+        ...     result = fastia.evaluate_directory(folder, "all", f"{folder}/Predictions")
         >>> result.scores["ia_miou"] > result.scores["ia_miou_penalized"]
         True
 

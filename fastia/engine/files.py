@@ -34,7 +34,7 @@ class Files:
             if not folder.is_dir():
                 raise ValueError(f"{option}: no folder {folder}")
         names = self._within("classes", config.classes) if isinstance(config.classes, str) else config.classes
-        self.classes = voc.class_names(names if config.classes else None)
+        self.classes = voc.class_names(names) if config.classes else self.layout.class_names
         if not 2 <= len(self.classes) <= 255:
             raise ValueError(f"classes must be 2 to 255 names, got {len(self.classes)}")
         self.names = self.layout.ids(config.train_split)

@@ -127,7 +127,7 @@ def removal(
         >>> from fastia.engine.sensitivity import removal
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     make_shapes(folder, images=3)
-        ...     curve = removal(folder, "all", points=2, classes=f"{folder}/classes.txt")
+        ...     curve = removal(folder, "all", points=2)
         >>> curve.scores["ia_miou"][[0, -1]]
         array([1., 0.])
 
