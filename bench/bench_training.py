@@ -23,7 +23,7 @@ from fastia.models import DeepLabV2
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
 CASES = {  # backbone: batch, side of the crop, rounds
-    "small": (8, 161, 40),
+    "small": (8, 161, 100),
     "resnet101": (1, 321, 9),
 }
 CLASSES = 21
