@@ -1,8 +1,9 @@
 """Cost of a training iteration: size weights beside the plain loss, both beside eager torch, and what EWC adds.
 
 One process a network, two threads, into bench/results/training.json. The kinds of step take turns, so that a machine
-that slows down slows all of them; ratios are medians over rounds of the ratio within a round. `penalty` and `observe`
-are timed on their own, right after the backward pass, where they stand in a training step.
+that slows down slows all of them; ratios are medians over rounds of the ratio within a round. What is small beside the
+spread of a step is timed on its own: `penalty` and `observe` right after the backward pass, where they stand in a step,
+and the two fused losses, forward and backward, on the network's outputs, where `size weights` is what the weights add.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from fastia.models import DeepLabV2
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
 CASES = {  # backbone: batch, side of the crop, rounds
-    "small": (8, 161, 100),
+    "small": (8, 161, 80),
     "resnet101": (1, 321, 9),
 }
 CLASSES = 21
@@ -83,11 +84,19 @@ def measure(backbone):
     step(plain_loss)
     assert task_b.penalty() > 0
 
-    seconds = {name: [] for name in (*LOSSES, "penalty", "observe")}
+    leaves = [logits.detach().requires_grad_() for logits in outputs]
+
+    def loss_alone(loss_of):
+        loss_of(leaves, target).backward()
+
+    alone = {"plain loss": plain_loss, "size-weighted loss": weighted_loss}
+    seconds = {name: [] for name in (*LOSSES, *alone, "penalty", "observe")}
     for i in range(rounds):
         names = list(LOSSES)
         for name in names[i % 3 :] + names[: i % 3]:
             seconds[name].append(timed(step, LOSSES[name])[0])
+        for name in list(alone)[:: -1 if i % 2 else 1] * 5:
+            seconds[name].append(timed(loss_alone, alone[name])[0])
         step(weighted_loss)
         seconds["penalty"].append(timed(task_b.add_penalty_gradient_, 1e-6)[0])
         step(weighted_loss)
@@ -96,13 +105,15 @@ def measure(backbone):
     def ratio(name, other):
         return statistics.median(a / b for a, b in zip(seconds[name], seconds[other], strict=True))
 
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
     return {
         "backbone": backbone, "batch": batch, "side": side, "rounds": rounds,
         "parameters": sum(value.numel() for value in model.parameters()),
-        "seconds": {name: statistics.median(values) for name, values in seconds.items()},
+        "seconds": medians,
         "ratios": {
             "size-weighted / eager": ratio("fused size-weighted", "eager plain"),
             "size-weighted / plain": ratio("fused size-weighted", "fused plain"),
+            "size weights / step": (medians["size-weighted loss"] - medians["plain loss"]) / medians["fused plain"],
             "penalty / step": ratio("penalty", "fused size-weighted"),
             "observe / step": ratio("observe", "fused plain"),
         },

@@ -156,7 +156,7 @@ void forward(const fastia_cross_entropy& problem, T* loss, double* lse, double* 
             if (weights) {
                 for (int r = 0; r < rows; ++r) {
                     const T* from = weights + offset + r * width;
-                    bool negative = false;
+                    int32_t negative = 0;  // as wide as a float, or the loop is not vectorized
                     for (int64_t x = 0; x < width; ++x) negative |= from[x] < 0;
                     if (negative)
                         throw NegativeWeight{offset + r * width +
