@@ -2,8 +2,8 @@
 
 One process a network, two threads, into bench/results/training.json. The kinds of step take turns, so that a machine
 that slows down slows all of them; ratios are medians over rounds of the ratio within a round. What is small beside the
-spread of a step is timed on its own: `penalty` and `observe` right after the backward pass, where they stand in a step,
-and the two fused losses, forward and backward, on the network's outputs, where `size weights` is what the weights add.
+spread of a step is timed on its own: `penalty` and `observe` right after the backward pass, where they stand in a step;
+the losses, forward and backward, on the network's outputs. `size weights` is what the weights add to the fused loss.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def measure(backbone):
     def loss_alone(loss_of):
         loss_of(leaves, target).backward()
 
-    alone = {"plain loss": plain_loss, "size-weighted loss": weighted_loss}
+    alone = {"eager loss": eager_loss, "plain loss": plain_loss, "size-weighted loss": weighted_loss}
     seconds = {name: [] for name in (*LOSSES, *alone, "penalty", "observe")}
     for i in range(rounds):
         names = list(LOSSES)
@@ -105,6 +105,7 @@ def measure(backbone):
     def ratio(name, other):
         return statistics.median(a / b for a, b in zip(seconds[name], seconds[other], strict=True))
 
+    added = [a - b for a, b in zip(seconds["size-weighted loss"], seconds["plain loss"], strict=True)]
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return {
         "backbone": backbone, "batch": batch, "side": side, "rounds": rounds,
@@ -113,7 +114,8 @@ def measure(backbone):
         "ratios": {
             "size-weighted / eager": ratio("fused size-weighted", "eager plain"),
             "size-weighted / plain": ratio("fused size-weighted", "fused plain"),
-            "size weights / step": (medians["size-weighted loss"] - medians["plain loss"]) / medians["fused plain"],
+            "size-weighted loss / eager loss": ratio("size-weighted loss", "eager loss"),
+            "size weights / step": statistics.median(added) / medians["fused plain"],
             "penalty / step": ratio("penalty", "fused size-weighted"),
             "observe / step": ratio("observe", "fused plain"),
         },

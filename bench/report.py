@@ -106,9 +106,9 @@ def training_table(results):
     yield "\n## A training iteration\n"
     yield f"DeepLabV2 at scales 1, 0.75, 0.5 and their maximum, {machine['threads']} threads, torch {machine['torch']}:"
     yield "forward, loss, backward, SGD; ms an iteration, and medians of the ratios within a round. Eager is"
-    yield "`F.interpolate` and `F.cross_entropy`; penalty is `EWC.add_penalty_gradient_`, observe `EWC.observe`. A loss is"
-    yield "forward and backward on the network's outputs, and size weights the difference between the two: whole steps"
-    yield "differ by more than that from one to the next.\n"
+    yield "`F.interpolate` and `F.cross_entropy`; penalty is `EWC.add_penalty_gradient_`, observe `EWC.observe`. The"
+    yield "losses are forward and backward on the network's outputs, `size weights` the difference of the fused two:"
+    yield "whole steps vary by more.\n"
     first = results["rows"][0]
     header = ["backbone", "parameters", "batch, side", *first["seconds"], *first["ratios"]]
     yield row_text(header)
