@@ -34,9 +34,10 @@ class ComponentMatches(NamedTuple):
     count: Array  # [B] int32
     class_id: Array  # [B, N] int32, padding -1
     area: Array  # [B, N] int64, padding 0
-    void_area: Array  # [B, N] int64: its pixels on void, which `area` does not count
+    void_area: Array  # [B, N] int64: its pixels void in either map, which `area` does not count
     instance_area: Array  # [B, N] int64: of the instance of its class with which it has an IoU above 1/2; 0: none
-    intersection: Array  # [B, N] int64: with that instance; 0: none
+    intersection: Array  # [B, N] int64: pixels off void that it shares with that instance; 0: none
+    union: Array  # [B, N] int64: pixels off void of either; 0: none
 
 
 def instance_iou(
