@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastia.data.class_maps import ClassMap
-
-PathLike = str | os.PathLike[str]
+from fastia.typing import PathLike
 
 _SHOWN_PROBLEMS = 20
 _MARGIN = 1  # pixels that a polygon may reach out of its image: annotation tools round

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-import fastia
+from fastia import functional
 from fastia.data import voc
 from fastia.data.files import replacing
 from fastia.data.png import read_ids
-from fastia.engine.evaluate import PathLike
 from fastia.engine.ground_truth import GroundTruth, read_ground_truth
 from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
+from fastia.typing import PathLike
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -111,7 +111,9 @@ def analyze_dataset(
     targets = voc.Dataset(dataset).targets
 
     def count_components(name: str) -> NDArray[np.int64]:
-        found = fastia.components(read_ids(targets / f"{name}.png"), background=background, ignore_index=ignore_index)
+        found = functional.components(
+            read_ids(targets / f"{name}.png"), background=background, ignore_index=ignore_index
+        )
         return np.bincount(found.class_id, minlength=len(truth.classes))
 
     with ThreadPoolExecutor(jobs) as pool:

@@ -13,8 +13,9 @@ import numpy as np
 from fastia import checks
 from fastia.engine import inference
 from fastia.engine.inference import Interval
-from fastia.engine.results import COLUMNS, SCORES, PathLike, Result, check_same_data, read_result, taking_part, terms
+from fastia.engine.results import COLUMNS, SCORES, Result, check_same_data, read_result, taking_part, terms
 from fastia.scores import SIZE_NAMES
+from fastia.typing import PathLike
 
 FEW = 30  # instances of a class and size below which its score says little
 Methods = Mapping[str, PathLike | Sequence[PathLike]]

@@ -13,7 +13,8 @@ import numpy as np
 
 from fastia.engine.compare import Comparison
 from fastia.engine.inference import LEVEL, Interval
-from fastia.engine.report import PathLike, write_together
+from fastia.engine.report import write_together
+from fastia.typing import PathLike
 
 if TYPE_CHECKING:
     from rich.table import Table

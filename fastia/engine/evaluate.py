@@ -6,10 +6,9 @@ import importlib
 import os
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +18,9 @@ from fastia.data import voc
 from fastia.data.problems import FileProblems, in_threads
 from fastia.engine.scoring import ImageScorer
 from fastia.extra import Sums, check_extras, empty_sums, extra_scores
-from fastia.functional_instances import InstanceIoU, Protocol
-
-PathLike = str | os.PathLike[str]
+from fastia.functional_instances import InstanceIoU
+from fastia.progress import progress_bar
+from fastia.typing import PathLike, Protocol
 
 
 class EvaluationError(FileProblems):
@@ -170,7 +169,7 @@ def evaluate_directory(
     confusion = np.zeros((len(class_names), len(class_names) + 1), np.int64)
     scored, records, class_pixels, extra_sums, missing = [], [], [], [], []
     problems: list[str] = []
-    with _progress_bar(len(names)) if progress else nullcontext(lambda count: None) as advance:
+    with progress_bar(len(names), shown=progress) as advance:
         for name, outcome in zip(names, in_threads(image_scorer, names, jobs, advance), strict=True):
             problems += outcome.problems
             if outcome.scored is not None:
@@ -312,9 +311,3 @@ def _notes(
     if has_instances and void is not None and records.instance_id.max(initial=0) > void >= 1:
         notes.append(f"There are instance ids above {void}, and {void} itself counts as void (instance_ignore_index).")
     return notes
-
-
-def _progress_bar(total: int) -> Any:
-    from fastia.engine import report
-
-    return report.progress_bar(total)

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastia.data import voc
-from fastia.engine.evaluate import PathLike, evaluate_directory
+from fastia.engine.evaluate import evaluate_directory
 from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
+from fastia.typing import PathLike
 
 
 @dataclass(frozen=True)

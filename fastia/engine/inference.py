@@ -10,7 +10,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia.engine.results import Floats, Terms, plain_value
+from fastia.engine.results import Terms, plain_value
+from fastia.typing import Floats
 
 LEVEL = 0.95
 _QUANTILE = NormalDist().inv_cdf(0.5 + LEVEL / 2)

@@ -6,17 +6,17 @@ import csv
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia.engine.evaluate import Evaluation, PathLike
+from fastia.engine.evaluate import Evaluation
 from fastia.extra import per_class_sums
 from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
+from fastia.typing import PathLike
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -222,24 +222,6 @@ def extra_table(result: Evaluation) -> Table | None:
             sized = (extra.get(f"{name}{size}") for size in _SIZES[1:])
             grid.add_row(name, _percent(value), *("" if each is None else _percent(each) for each in sized))
     return grid
-
-
-@contextmanager
-def progress_bar(total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar with images per second on the standard error stream; yields what advances it by a number of images."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
-    from rich.text import Text
-
-    class Speed(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            speed = task.completed / task.elapsed if task.completed and task.elapsed else 0
-            return Text(f"{speed:,.0f} images/s", style="progress.data.speed")
-
-    columns = (BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=5) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda count: bar.advance(task, count)
 
 
 def _write_page(result: Evaluation, path: Path) -> None:

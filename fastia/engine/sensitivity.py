@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from fastia import checks, scores
 from fastia.data import voc
-from fastia.engine.evaluate import Evaluation, PathLike, evaluate_directory
+from fastia.engine.evaluate import Evaluation, evaluate_directory
 from fastia.engine.masks import Masks, in_threads, read_masks
-from fastia.functional_instances import Protocol, instance_overlaps
+from fastia.functional_instances import instance_overlaps
 from fastia.scores import IOU_BITS, SIZE_NAMES
+from fastia.typing import PathLike, Protocol
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-import fastia
-from fastia.engine.evaluate import Evaluation, PathLike
+from fastia._version import __version__
+from fastia.engine.evaluate import Evaluation
 from fastia.engine.masks import in_threads
 from fastia.engine.page.pixels import Instances, read_instances
 from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
+from fastia.typing import PathLike
 
 try:
     import jinja2
@@ -71,7 +72,7 @@ def write_page(result: Evaluation, path: PathLike) -> None:
     environment.filters["percent"] = _percent
     text = environment.get_template("page.html").render(
         result=result,
-        version=fastia.__version__,
+        version=__version__,
         sizes=_SIZES,
         size_names=SIZE_NAMES,
         side=[math.isqrt(bound) for bound in SIZE_BOUNDS],
