@@ -13,7 +13,7 @@ from typing import Annotated
 
 from fastia._version import __version__
 from fastia.cli_shared import INSTALL, errors_as_text, id_or_none
-from fastia.engine.evaluate import Evaluation
+from fastia.engine.result import Evaluation
 
 try:
     import typer

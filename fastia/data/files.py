@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from fastia.typing import PathLike
 
@@ -26,3 +27,19 @@ def write_lines(path: PathLike, lines: Iterable[str]) -> None:
     """Write a text file of these lines."""
     with replacing(path) as partial:
         partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def write_together(result: Any, reports: Iterable[tuple[PathLike | None, Callable[[Any, Path], None]]]) -> None:
+    """Write reports to paths, where there is one: under temporary names first, then all renamed, or none."""
+    staged: list[tuple[Path, Path]] = []
+    try:
+        for target, write in reports:
+            if target is not None:
+                path = Path(target)
+                staged.append((path.with_name(f".{path.name}.{os.getpid()}.partial"), path))
+                write(result, staged[-1][0])
+        for partial, path in staged:
+            os.replace(partial, path)
+    finally:
+        for partial, _ in staged:
+            partial.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastia.data import voc
 from fastia.data.png import Ids, read_ids
-from fastia.engine.evaluate import Evaluation
+from fastia.engine.result import Evaluation
 from fastia.functional import label
 
 Value = TypeVar("Value")

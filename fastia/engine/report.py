@@ -5,15 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia.engine.evaluate import Evaluation
+from fastia.data.files import write_together
+from fastia.engine.result import Evaluation
 from fastia.extra import per_class_sums
 from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
 from fastia.typing import PathLike
@@ -56,22 +55,6 @@ def write_all(
         (page, _write_page),
     )
     write_together(result, writers)
-
-
-def write_together(result: Any, reports: Iterable[tuple[PathLike | None, Callable[[Any, Path], None]]]) -> None:
-    """Write reports to paths, where there is one: under temporary names first, then all renamed, or none."""
-    staged: list[tuple[Path, Path]] = []
-    try:
-        for target, write in reports:
-            if target is not None:
-                path = Path(target)
-                staged.append((path.with_name(f".{path.name}.{os.getpid()}.partial"), path))
-                write(result, staged[-1][0])
-        for partial, path in staged:
-            os.replace(partial, path)
-    finally:
-        for partial, _ in staged:
-            partial.unlink(missing_ok=True)
 
 
 def as_dict(result: Evaluation) -> dict[str, Any]:

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from fastia import checks, scores
 from fastia.data import voc
-from fastia.engine.evaluate import Evaluation, evaluate_directory
+from fastia.data.files import write_together
+from fastia.engine.evaluate import evaluate_directory
 from fastia.engine.masks import Masks, in_threads, read_masks
+from fastia.engine.result import Evaluation
 from fastia.functional_instances import instance_overlaps
 from fastia.scores import IOU_BITS, SIZE_NAMES
 from fastia.typing import PathLike, Protocol
@@ -217,8 +219,6 @@ def write_all(curves: Sequence[Curve], *, csv: PathLike | None = None, plot: Pat
     Raises:
         OSError: a file cannot be written.
     """
-    from fastia.engine.report import write_together
-
     write_together(curves, ((csv, write_csv), (plot, write_plot)))
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from fastia._version import __version__
-from fastia.engine.evaluate import Evaluation
 from fastia.engine.masks import in_threads
 from fastia.engine.page.pixels import Instances, read_instances
+from fastia.engine.result import Evaluation
 from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
 from fastia.typing import PathLike
 

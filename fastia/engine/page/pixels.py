@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia.engine.evaluate import Evaluation
 from fastia.engine.masks import Masks, in_threads, read_masks
+from fastia.engine.result import Evaluation
 from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
 
 
