@@ -49,7 +49,7 @@ class Region(NamedTuple):
     Attributes:
         annotation: its id in the file.
         class_id: its class; 0: of no class.
-        crowd: whether it covers several objects that are not told apart.
+        crowd: whether it covers several objects that are not annotated one by one.
         thing: whether it is an object; else it is stuff, such as sky.
         shape: polygons, a run-length encoding of COCO, or a :class:`Segment`.
     """

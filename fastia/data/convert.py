@@ -21,7 +21,7 @@ from fastia.data.coco import AnnotationError, Record, read_annotations
 from fastia.data.drawing import draw
 from fastia.data.files import write_lines
 from fastia.data.png import write_ids
-from fastia.data.problems import cores
+from fastia.data.threads import cores
 from fastia.progress import progress_bar
 from fastia.typing import PathLike
 
@@ -167,7 +167,7 @@ def convert_coco(
 class _Staging:
     """Where files lie until all are complete, with a journal of the images that are.
 
-    The first line of the journal tells the arguments of the conversion, each further one an image and its instances.
+    The first line of the journal holds the arguments of the conversion, each further one an image and its instances.
     """
 
     def __init__(self, root: Path, split: str, classes: list[str]) -> None:

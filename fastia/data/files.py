@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,7 @@ def write_lines(path: PathLike, lines: Iterable[str]) -> None:
 
 def write_together(result: Any, reports: Iterable[tuple[PathLike | None, Callable[[Any, Path], None]]]) -> None:
     """Write reports to paths, where there is one: under temporary names first, then all renamed, or none."""
-    staged: list[tuple[Path, Path]] = []
-    try:
-        for target, write in reports:
-            if target is not None:
-                path = Path(target)
-                staged.append((path.with_name(f".{path.name}.{os.getpid()}.partial"), path))
-                write(result, staged[-1][0])
-        for partial, path in staged:
-            os.replace(partial, path)
-    finally:
-        for partial, _ in staged:
-            partial.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        for path, write in reports:
+            if path is not None:
+                write(result, stack.enter_context(replacing(path)))

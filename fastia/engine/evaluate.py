@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from fastia import checks, scores
 from fastia.data import voc
-from fastia.data.problems import FileProblems, in_threads
+from fastia.data.problems import FileProblems
+from fastia.data.threads import in_threads
 from fastia.engine.report import write_all
 from fastia.engine.result import Evaluation
 from fastia.engine.scoring import ImageScorer

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from fastia import checks, scores
 from fastia.data import voc
 from fastia.data.files import write_together
+from fastia.data.threads import in_threads
 from fastia.engine.evaluate import evaluate_directory
-from fastia.engine.masks import Masks, in_threads, read_masks
+from fastia.engine.masks import ImageMasks, read_masks
 from fastia.engine.result import Evaluation
 from fastia.functional_instances import instance_overlaps
 from fastia.scores import IOU_BITS, SIZE_NAMES
@@ -85,7 +86,7 @@ def corner_cases(*, protocol: Protocol = "wacv2024") -> list[Curve]:
             prediction[y : y + side, x : x + columns] = 1
             if beside:
                 prediction[squares[other]] = 1
-            masks = Masks(prediction, target, instances, instances)
+            masks = ImageMasks(prediction, target, instances, instances)
             tally, counted = _score(masks, prediction, 2, protocol=protocol, background=0)
             tallies.append(tally)
             pixels.append(counted)
@@ -162,9 +163,8 @@ def removal(
     num_classes = len(perfect.classes)
     tallies = np.zeros((len(ends), 3, num_classes, 4), np.int64)
     pixels = np.zeros((len(ends), num_classes, 3), np.int64)
-    changes = in_threads(
-        lambda place: _changes(perfect, place, ids[image == place], gone_at[image == place]), len(perfect.images)
-    )
+    places = range(len(perfect.images))
+    changes = in_threads(lambda place: _changes(perfect, place, ids[image == place], gone_at[image == place]), places)
     for point, tally, counted in (change for changes_of_image in changes for change in changes_of_image):
         tallies[point] += tally
         pixels[point] += counted
@@ -269,7 +269,7 @@ def _changes(
 
 
 def _score(
-    masks: Masks, prediction: NDArray[Any], num_classes: int, **options: Any
+    masks: ImageMasks, prediction: NDArray[Any], num_classes: int, **options: Any
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Sums ``[3, C, 4]`` of the records, and pixels ``[C, 3]``: intersection, ground truth, predicted."""
     records, confusion = instance_overlaps(

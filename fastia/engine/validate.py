@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastia.data.files import replacing
 from fastia.data.png import read_ids, write_ids
 from fastia.data.training import normalized, read_image
 from fastia.data.voc import Dataset
@@ -70,10 +70,8 @@ def write_predictions(
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, logits, size in _outputs(model, dataset, names, here, precision, scales, flip):
-        path = folder / f"{name}.png"
-        partial = folder / f".{name}.{os.getpid()}.partial"
-        write_ids(partial, upsample_argmax(logits, size)[0].cpu().numpy())
-        os.replace(partial, path)
+        with replacing(folder / f"{name}.png") as partial:
+            write_ids(partial, upsample_argmax(logits, size)[0].cpu().numpy())
 
 
 @torch.inference_mode()

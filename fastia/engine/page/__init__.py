@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastia._version import __version__
-from fastia.engine.masks import in_threads
+from fastia.data.threads import in_threads
 from fastia.engine.page.pixels import Instances, read_instances
 from fastia.engine.result import Evaluation
 from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
@@ -145,7 +145,7 @@ def _gallery(result: Evaluation, instances: Instances) -> list[tuple[str, str, l
         worst, median = pictures.choose(instances, place)
         chosen += [(size, "worst", worst), (size, "median", median)]
     indices = [index for _, _, group in chosen for index in group]
-    drawn = iter(in_threads(lambda i: pictures.draw(result, instances, indices[i]), len(indices)))
+    drawn = in_threads(lambda index: pictures.draw(result, instances, index), indices)
     return [(size, kind, [next(drawn) for _ in group]) for size, kind, group in chosen]
 
 

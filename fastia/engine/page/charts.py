@@ -15,7 +15,7 @@ from fastia.engine.result import Evaluation
 from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
 
 GROUPS = ("all", *SIZE_NAMES)  # what a chart can be limited to, by the buttons of the page
-MOST_CLASSES = 60  # of a confusion matrix; more cannot be told apart
+MOST_CLASSES = 60  # of a confusion matrix; more cannot be distinguished
 PLAIN, PENALIZED = "#6baed6", "#d9730d"
 SIZE_COLOURS = {"small": "#d9730d", "medium": "#2a9d8f", "large": "#7b6fd0"}
 _BASE = {
