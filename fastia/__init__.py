@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from fastia._version import __version__ as __version__
 from fastia.engine.evaluate import evaluate_directory
 from fastia.ewc import EWC
 from fastia.functional import (
@@ -19,7 +20,6 @@ from fastia.losses import SizeWeightedCrossEntropy
 if TYPE_CHECKING:
     from fastia.metrics import InstanceAwareIoU
 
-__version__ = "0.1.0"
 __all__ = [
     "EWC",
     "Components",

@@ -11,9 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
-import fastia
+from fastia._version import __version__
 from fastia.cli_shared import INSTALL, errors_as_text, id_or_none
-from fastia.engine.evaluate import Evaluation
+from fastia.engine.result import Evaluation
 
 try:
     import typer
@@ -60,7 +60,7 @@ def start(
 ) -> None:
     """Instance-aware evaluation and size-balanced training of semantic segmentation."""
     if version:
-        print(fastia.__version__)
+        print(__version__)
         raise typer.Exit
     if context.invoked_subcommand is None:
         info()
@@ -72,7 +72,7 @@ def info() -> None:
     from fastia.kernels import cpu
 
     rows = {
-        "fastia": fastia.__version__,
+        "fastia": __version__,
         "backends": "cpu",
         "instruction set": f"{cpu.instruction_set()}, {cpu.num_threads()} threads",
         "torch": _version("torch"),

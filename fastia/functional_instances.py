@@ -9,8 +9,7 @@ from torch import Tensor
 
 from fastia import checks
 from fastia.arrays import Array, answer, batch, operations
-
-Protocol = Literal["wacv2024", "exact"]
+from fastia.typing import Protocol
 
 
 class InstanceIoU(NamedTuple):

@@ -5,83 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fastia import checks
-from fastia.engine import inference
-from fastia.engine.inference import Interval
-from fastia.engine.results import COLUMNS, SCORES, PathLike, Result, check_same_data, read_result, taking_part, terms
+from fastia.engine import comparison_report, inference
+from fastia.engine.result import Comparison, Correlation, Difference, Interval
+from fastia.engine.results import COLUMNS, SCORES, Result, check_same_data, read_result, taking_part, terms
 from fastia.scores import SIZE_NAMES
+from fastia.typing import PathLike
 
 FEW = 30  # instances of a class and size below which its score says little
 Methods = Mapping[str, PathLike | Sequence[PathLike]]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A score of one method less that of another.
-
-    Attributes:
-        score, first, second: names of the score and the methods.
-        interval: the difference and its 95 % interval.
-        p: two-sided p-value of the permutation test.
-        p_holm: the same, adjusted for all tests of the comparison.
-    """
-
-    score: str
-    first: str
-    second: str
-    interval: Interval
-    p: float
-    p_holm: float
-
-
-@dataclass(frozen=True)
-class Correlation:
-    """Spearman's correlation between two rankings of the same methods.
-
-    Attributes:
-        first, second: what ranks the methods.
-        interval: the correlation and its 95 % interval over methods.
-        methods: number of methods.
-    """
-
-    first: str
-    second: str
-    interval: Interval
-    methods: int
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What :func:`compare` returns.
-
-    Attributes:
-        scores: by method and score, value and interval.
-        differences: one for each score and pair of methods.
-        correlations: between the rankings by mIoU and IA-mIoU, and by each score on either data set.
-        other: as ``scores``, of the other data set; empty without one.
-        small_strata: number of instances per (class, size) that has some, but fewer than 30.
-        notes: what a reader ought to know.
-        images: number of images.
-        checkpoints: by method, how many there are.
-        protocol, resamples, seed: as given.
-    """
-
-    scores: dict[str, dict[str, Interval]]
-    differences: list[Difference]
-    correlations: list[Correlation]
-    other: dict[str, dict[str, Interval]]
-    small_strata: dict[tuple[str, str], int]
-    notes: list[str]
-    images: int
-    checkpoints: dict[str, int]
-    protocol: str
-    resamples: int
-    seed: int
 
 
 def compare(
@@ -174,9 +110,7 @@ def compare(
         seed=seed,
     )
     if any(reports.values()):
-        from fastia.engine.comparison_report import write_all
-
-        write_all(result, **reports)
+        comparison_report.write_all(result, **reports)
     return result
 
 

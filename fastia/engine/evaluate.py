@@ -6,22 +6,23 @@ import importlib
 import os
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastia import checks, scores
 from fastia.data import voc
-from fastia.data.problems import FileProblems, in_threads
+from fastia.data.problems import FileProblems
+from fastia.data.threads import in_threads
+from fastia.engine.report import write_all
+from fastia.engine.result import Evaluation
 from fastia.engine.scoring import ImageScorer
 from fastia.extra import Sums, check_extras, empty_sums, extra_scores
-from fastia.functional_instances import InstanceIoU, Protocol
-
-PathLike = str | os.PathLike[str]
+from fastia.functional_instances import InstanceIoU
+from fastia.progress import progress_bar
+from fastia.typing import PathLike, Protocol
 
 
 class EvaluationError(FileProblems):
@@ -29,49 +30,6 @@ class EvaluationError(FileProblems):
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__(problems, "evaluated")
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What :func:`evaluate_directory` returns.
-
-    Attributes:
-        scores: the single numbers of :meth:`fastia.InstanceAwareIoU.compute`, by name; NaN where none was to average.
-        per_class: by class name: ``iou``, and ``ia_iou``, ``ia_iou_penalized`` and the numbers of ``instances`` and of
-            ``unmatched`` predicted components, also of each size (``ia_iou_small``, ...).
-        images: ids of the images that were scored.
-        records: one entry per instance and per unmatched component of all images, in their order; ``count`` and
-            ``unmatched_count`` say how many of them each image has.
-        extra_scores: names of those entries of ``scores`` that ``extra`` asked for.
-        extra_sums: what each image adds to these, ``[images, ...]`` by name; see :func:`fastia.extra.image_sums`.
-        class_pixels: ``[images, C, 3]`` int64: intersection, ground-truth and predicted pixels of each class.
-        missing: ids of the images that were skipped because they have no prediction.
-        notes: what a reader of the scores ought to know.
-        dataset, split, predictions: as given.
-        protocol, background, ignore_index: as given.
-        instance_ignore_index: id of void pixels of ``SegmentationObject``; None: none.
-        classes: names of the classes.
-        seconds: time taken, reports not included.
-    """
-
-    scores: dict[str, float]
-    per_class: dict[str, dict[str, float]]
-    images: list[str]
-    records: InstanceIoU
-    class_pixels: NDArray[np.int64]
-    extra_scores: list[str]
-    extra_sums: Sums
-    missing: list[str]
-    notes: list[str]
-    dataset: Path
-    split: str
-    predictions: Path
-    protocol: str
-    background: int | None
-    ignore_index: int | None
-    instance_ignore_index: int | None
-    classes: list[str]
-    seconds: float
 
 
 def evaluate_directory(
@@ -170,7 +128,7 @@ def evaluate_directory(
     confusion = np.zeros((len(class_names), len(class_names) + 1), np.int64)
     scored, records, class_pixels, extra_sums, missing = [], [], [], [], []
     problems: list[str] = []
-    with _progress_bar(len(names)) if progress else nullcontext(lambda count: None) as advance:
+    with progress_bar(len(names), shown=progress) as advance:
         for name, outcome in zip(names, in_threads(image_scorer, names, jobs, advance), strict=True):
             problems += outcome.problems
             if outcome.scored is not None:
@@ -216,8 +174,6 @@ def evaluate_directory(
         seconds=seconds,
     )
     if any((*reports.values(), report)):
-        from fastia.engine.report import write_all
-
         write_all(result, **reports, report=report)
     return result
 
@@ -312,9 +268,3 @@ def _notes(
     if has_instances and void is not None and records.instance_id.max(initial=0) > void >= 1:
         notes.append(f"There are instance ids above {void}, and {void} itself counts as void (instance_ignore_index).")
     return notes
-
-
-def _progress_bar(total: int) -> Any:
-    from fastia.engine import report
-
-    return report.progress_bar(total)

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia.engine.results import Floats, Terms, plain_value
+from fastia.engine.result import Interval
+from fastia.engine.results import Terms, plain_value
+from fastia.typing import Floats
 
 LEVEL = 0.95
 _QUANTILE = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 _ERROR_FLOOR = 0.5  # of the standard error over all images: a resample that by chance lacks what varies has almost none
 _ZERO = 1e-9  # of sums that are whole or half numbers but for rounding
 _CHUNK = 2**18  # resamples times images at a time: what of them stays in the caches
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def bootstrap(

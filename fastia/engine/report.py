@@ -5,18 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia.engine.evaluate import Evaluation, PathLike
+from fastia.data.files import write_together
+from fastia.engine.result import Evaluation
 from fastia.extra import per_class_sums
 from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
+from fastia.typing import PathLike
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -56,22 +55,6 @@ def write_all(
         (page, _write_page),
     )
     write_together(result, writers)
-
-
-def write_together(result: Any, reports: Iterable[tuple[PathLike | None, Callable[[Any, Path], None]]]) -> None:
-    """Write reports to paths, where there is one: under temporary names first, then all renamed, or none."""
-    staged: list[tuple[Path, Path]] = []
-    try:
-        for target, write in reports:
-            if target is not None:
-                path = Path(target)
-                staged.append((path.with_name(f".{path.name}.{os.getpid()}.partial"), path))
-                write(result, staged[-1][0])
-        for partial, path in staged:
-            os.replace(partial, path)
-    finally:
-        for partial, _ in staged:
-            partial.unlink(missing_ok=True)
 
 
 def as_dict(result: Evaluation) -> dict[str, Any]:
@@ -222,24 +205,6 @@ def extra_table(result: Evaluation) -> Table | None:
             sized = (extra.get(f"{name}{size}") for size in _SIZES[1:])
             grid.add_row(name, _percent(value), *("" if each is None else _percent(each) for each in sized))
     return grid
-
-
-@contextmanager
-def progress_bar(total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar with images per second on the standard error stream; yields what advances it by a number of images."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
-    from rich.text import Text
-
-    class Speed(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            speed = task.completed / task.elapsed if task.completed and task.elapsed else 0
-            return Text(f"{speed:,.0f} images/s", style="progress.data.speed")
-
-    columns = (BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=5) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda count: bar.advance(task, count)
 
 
 def _write_page(result: Evaluation, path: Path) -> None:

@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from fastia.checks import PROTOCOLS
 from fastia.extra import SUM_COLUMNS
 from fastia.scores import SIZE_NAMES
-
-PathLike = str | os.PathLike[str]
-Floats = NDArray[np.float64]
+from fastia.typing import Floats, PathLike
 
 _SIZES = ("background", *SIZE_NAMES)
 COLUMNS = (

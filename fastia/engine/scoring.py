@@ -1,4 +1,4 @@
-"""Reading and scoring of one image of a dataset in folders; what is wrong with its files is told, not raised."""
+"""Reading and scoring of one image of a dataset in folders; what is wrong with its files is reported, not raised."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastia.data.png import Ids
-from fastia.data.problems import foreign_ids, read_or_tell, size_text
+from fastia.data.problems import foreign_ids, read_masks
 from fastia.extra import Sums, image_sums
 from fastia.functional_instances import InstanceIoU, instance_matches, instance_overlaps
 
@@ -45,18 +45,12 @@ class ImageScorer:
         if self.allow_missing and not os.path.exists(prediction_path):
             return Outcome()
         target_path = f"{self.targets}/{name}.png"
-        instances_path = f"{self.instances}/{name}.png"
-        prediction = read_or_tell(prediction_path, problems)
-        target = read_or_tell(target_path, problems)
-        instances = read_or_tell(instances_path, problems) if self.instances is not None else None
-        if target is not None:
-            for path, ids in ((prediction_path, prediction), (instances_path, instances)):
-                if ids is not None and ids.shape != target.shape:
-                    problems.append(
-                        f"{path}: size {size_text(ids.shape)} differs from {size_text(target.shape)} of {target_path}"
-                    )
-        if prediction is not None:
-            problems += foreign_ids(prediction_path, prediction, *allowed)
+        paths = {"prediction": prediction_path, "target": target_path}
+        if self.instances is not None:
+            paths["instances"] = f"{self.instances}/{name}.png"
+        masks = read_masks(paths, problems)
+        prediction, target, instances = masks["prediction"], masks["target"], masks.get("instances")
+        problems += foreign_ids(prediction_path, prediction, *allowed)
         if problems or prediction is None or target is None:
             return Outcome(problems=problems + foreign_ids(target_path, target, *allowed))
         try:

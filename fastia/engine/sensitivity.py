@@ -12,10 +12,14 @@ from numpy.typing import NDArray
 
 from fastia import checks, scores
 from fastia.data import voc
-from fastia.engine.evaluate import Evaluation, PathLike, evaluate_directory
-from fastia.engine.masks import Masks, in_threads, read_masks
-from fastia.functional_instances import Protocol, instance_overlaps
+from fastia.data.files import write_together
+from fastia.data.threads import in_threads
+from fastia.engine.evaluate import evaluate_directory
+from fastia.engine.masks import ImageMasks, read_masks
+from fastia.engine.result import Evaluation
+from fastia.functional_instances import instance_overlaps
 from fastia.scores import IOU_BITS, SIZE_NAMES
+from fastia.typing import PathLike, Protocol
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -82,7 +86,7 @@ def corner_cases(*, protocol: Protocol = "wacv2024") -> list[Curve]:
             prediction[y : y + side, x : x + columns] = 1
             if beside:
                 prediction[squares[other]] = 1
-            masks = Masks(prediction, target, instances, instances)
+            masks = ImageMasks(prediction, target, instances, instances)
             tally, counted = _score(masks, prediction, 2, protocol=protocol, background=0)
             tallies.append(tally)
             pixels.append(counted)
@@ -159,9 +163,8 @@ def removal(
     num_classes = len(perfect.classes)
     tallies = np.zeros((len(ends), 3, num_classes, 4), np.int64)
     pixels = np.zeros((len(ends), num_classes, 3), np.int64)
-    changes = in_threads(
-        lambda place: _changes(perfect, place, ids[image == place], gone_at[image == place]), len(perfect.images)
-    )
+    places = range(len(perfect.images))
+    changes = in_threads(lambda place: _changes(perfect, place, ids[image == place], gone_at[image == place]), places)
     for point, tally, counted in (change for changes_of_image in changes for change in changes_of_image):
         tallies[point] += tally
         pixels[point] += counted
@@ -216,8 +219,6 @@ def write_all(curves: Sequence[Curve], *, csv: PathLike | None = None, plot: Pat
     Raises:
         OSError: a file cannot be written.
     """
-    from fastia.engine.report import write_together
-
     write_together(curves, ((csv, write_csv), (plot, write_plot)))
 
 
@@ -268,7 +269,7 @@ def _changes(
 
 
 def _score(
-    masks: Masks, prediction: NDArray[Any], num_classes: int, **options: Any
+    masks: ImageMasks, prediction: NDArray[Any], num_classes: int, **options: Any
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Sums ``[3, C, 4]`` of the records, and pixels ``[C, 3]``: intersection, ground truth, predicted."""
     records, confusion = instance_overlaps(

@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastia import checks
-from fastia.engine.results import COLUMNS, SCORES, PathLike, Result, check_same_data, plain_value, read_result, terms
+from fastia.engine.results import COLUMNS, SCORES, Result, check_same_data, plain_value, read_result, terms
 from fastia.scores import SIZE_NAMES
+from fastia.typing import Floats, PathLike
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-Floats = NDArray[np.float64]
 
 _SHOWN = ("miou", "ia_miou", "ia_miou_penalized")
 
