@@ -219,7 +219,7 @@ def add_instances(
     instance_ignore_index: int | Literal["ignore_index"] | None = "ignore_index",
     validate: bool = False,
 ) -> None:
-    """Add what :func:`fastia.scores.tally` counts and a confusion matrix to sums on a GPU, in place, with no records.
+    """Add what :func:`fastia.metrics.tally` counts and a confusion matrix to sums on a GPU, in place, with no records.
 
     Args:
         preds, target, instances, protocol, background, ignore_index, instance_ignore_index, validate: as in

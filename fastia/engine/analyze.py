@@ -16,7 +16,7 @@ from fastia.data.files import replacing
 from fastia.data.png import read_ids
 from fastia.data.threads import in_threads
 from fastia.engine.ground_truth import GroundTruth, read_ground_truth
-from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
+from fastia.metrics.registry import SIZE_BOUNDS, SIZE_NAMES
 from fastia.typing import PathLike
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from fastia.data import voc
 from fastia.data.files import replacing, write_lines
 from fastia.engine.ground_truth import GroundTruth, read_ground_truth
 from fastia.engine.programme import Counts, Programme, imbalance
-from fastia.scores import SIZE_NAMES
+from fastia.metrics.registry import SIZE_NAMES
 from fastia.typing import PathLike
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import numpy as np
 from fastia import checks
 from fastia.engine import comparison_report, inference
 from fastia.engine.result import Comparison, Correlation, Difference, Interval
-from fastia.engine.results import COLUMNS, SCORES, Result, check_same_data, read_result, taking_part, terms
-from fastia.scores import SIZE_NAMES
+from fastia.engine.results import SCORES, Result, check_same_data, columns_of, read_result
+from fastia.metrics.registry import SIZE_NAMES
 from fastia.typing import PathLike
 
 FEW = 30  # instances of a class and size below which its score says little
@@ -149,9 +149,7 @@ def _intervals(
     seed: int,
 ) -> tuple[dict[str, dict[str, Interval]], list[Interval]]:
     """Intervals by method and score, and those of the differences, by score and pair."""
-    sums = [
-        [[terms(result.sums, SCORES[score]) for result in results] for results in read.values()] for score in scores
-    ]
+    sums = [[[result.terms(score) for result in results] for results in read.values()] for score in scores]
     found = inference.bootstrap(sums, pairs, resamples=resamples, seed=seed)
     by_method = {
         name: {score: intervals[i] for score, (intervals, _) in zip(scores, found, strict=True)}
@@ -167,8 +165,8 @@ def _p_values(
     possible = [test for test in tests if len(read[test[1]]) == len(read[test[2]])]
     differences = []
     for score, first, second in possible:
-        present = np.any([taking_part(result.sums, SCORES[score]) for result in (*read[first], *read[second])], 0)
-        both = [[terms(result.sums, SCORES[score], present) for result in read[name]] for name in (first, second)]
+        present = np.any([result.taking_part(score) for result in (*read[first], *read[second])], 0)
+        both = [[result.terms(score, present) for result in read[name]] for name in (first, second)]
         differences.append((both[0], both[1]))
     found = dict(zip(possible, inference.swap_tests(differences, resamples=resamples, seed=seed), strict=True))
     return [found.get(test, math.nan) for test in tests]
@@ -200,7 +198,7 @@ def _correlations(
 def _small_strata(result: Result) -> dict[tuple[str, str], int]:
     strata: dict[tuple[str, str], int] = {}
     for size in SIZE_NAMES:
-        counts = result.sums[..., COLUMNS.index(f"count_{size}")].sum(0)
+        counts = columns_of(result.sums)[f"count_{size}"].sum(0)
         strata |= {
             (name, size): int(count) for name, count in zip(result.classes, counts, strict=True) if 0 < count < FEW
         }

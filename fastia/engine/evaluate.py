@@ -12,15 +12,18 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia import checks, scores
+from fastia import checks
 from fastia.data import voc
 from fastia.data.problems import FileProblems
 from fastia.data.threads import in_threads
 from fastia.engine.report import write_all
 from fastia.engine.result import Evaluation
 from fastia.engine.scoring import ImageScorer
-from fastia.extra import Sums, check_extras, empty_sums, extra_scores
 from fastia.functional_instances import InstanceIoU
+from fastia.metrics import further, registry, standard
+from fastia.metrics.further import Counts
+from fastia.metrics.registry import BINS, SIZE_NAMES
+from fastia.metrics.standard import AbsentClasses
 from fastia.progress import progress_bar
 from fastia.typing import PathLike, Protocol
 
@@ -43,6 +46,7 @@ def evaluate_directory(
     ignore_index: int | None = 255,
     instance_ignore_index: int | Literal["ignore_index"] | None = "ignore_index",
     extra: Sequence[str] = (),
+    absent_classes: AbsentClasses = "skip",
     json: PathLike | None = None,
     csv: PathLike | None = None,
     scores_csv: PathLike | None = None,
@@ -70,6 +74,8 @@ def evaluate_directory(
         instance_ignore_index: id of void pixels of ``SegmentationObject``, by default that of ``ignore_index``; None:
             none.
         extra: names of further scores, as of :class:`fastia.InstanceAwareIoU`.
+        absent_classes: ``"skip"`` or ``"zero"``: whether ``miou`` leaves out a class that is predicted but absent from
+            the ground truth, or counts it as 0.
         json: where to write scores and what each image contributes to them.
         csv: where to write one row per instance.
         scores_csv: where to write one row per score, over all classes and of each.
@@ -107,6 +113,7 @@ def evaluate_directory(
     class_names = layout.class_names if classes is None else voc.class_names(classes)
     reports = {"json": json, "csv": csv, "scores_csv": scores_csv, "plot": plot}
     _check_options(predictions, protocol, background, ignore_index, reports, report, jobs)
+    checks.choice("absent_classes", absent_classes, standard.ABSENT_CLASSES)
     if instance_ignore_index == "ignore_index":
         instance_ignore_index = ignore_index
 
@@ -117,7 +124,7 @@ def evaluate_directory(
         num_classes=len(class_names),
         ignore_index=ignore_index,
         allow_missing=allow_missing,
-        extra=check_extras(extra),
+        extra=further.chosen(extra),
         options={
             "protocol": protocol,
             "background": background,
@@ -126,7 +133,7 @@ def evaluate_directory(
         },
     )
     confusion = np.zeros((len(class_names), len(class_names) + 1), np.int64)
-    scored, records, class_pixels, extra_sums, missing = [], [], [], [], []
+    scored, records, class_pixels, counts, missing = [], [], [], [], []
     problems: list[str] = []
     with progress_bar(len(names), shown=progress) as advance:
         for name, outcome in zip(names, in_threads(image_scorer, names, jobs, advance), strict=True):
@@ -134,9 +141,9 @@ def evaluate_directory(
             if outcome.scored is not None:
                 scored.append(name)
                 records.append(outcome.scored[0])
-                class_pixels.append(_class_pixels(outcome.scored[1]))
+                class_pixels.append(standard.class_pixels(outcome.scored[1]))
                 confusion += outcome.scored[1]
-                extra_sums.append(outcome.scored[2])
+                counts.append(outcome.scored[2])
             elif not outcome.problems:
                 missing.append(name)
     if not problems and not scored:
@@ -144,12 +151,12 @@ def evaluate_directory(
     if problems:
         raise EvaluationError(problems)
 
-    merged = _merge(records, background if protocol == "exact" else None)
-    empty = empty_sums(image_scorer.extra, len(class_names))
-    by_image = {name: np.stack([each[name] for each in extra_sums]) for name in empty if name != "class_pixels"}
-    sums = {name: values.sum(0) for name, values in by_image.items()} | {"class_pixels": np.stack(class_pixels)}
+    merged = InstanceIoU._make(
+        np.concatenate([np.atleast_1d(part) for part in parts]) for parts in zip(*records, strict=True)
+    )
+    extra_counts = {name: np.stack([each[name] for each in counts]) for name in further.needs(image_scorer.extra)}
     totals, per_class, extra_names = _scores(
-        merged, confusion, class_names, background, protocol, image_scorer.extra, sums
+        merged, confusion, class_names, background, image_scorer.extra, extra_counts, absent_classes
     )
     notes = _notes(merged, layout.has_instances, missing, instance_ignore_index)
     seconds = time.perf_counter() - started
@@ -160,7 +167,7 @@ def evaluate_directory(
         records=merged,
         class_pixels=np.stack(class_pixels),
         extra_scores=extra_names,
-        extra_sums=by_image,
+        extra_counts=extra_counts,
         missing=missing,
         notes=notes,
         dataset=layout.root,
@@ -170,6 +177,7 @@ def evaluate_directory(
         background=background,
         ignore_index=ignore_index,
         instance_ignore_index=instance_ignore_index,
+        absent_classes=absent_classes,
         classes=class_names,
         seconds=seconds,
     )
@@ -204,51 +212,34 @@ def _check_options(
         importlib.import_module("fastia.engine.page")
 
 
-def _class_pixels(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Intersection, ground-truth and predicted pixels of each class, ``[C, 3]``."""
-    return np.stack([confusion.diagonal(), confusion.sum(1), confusion[:, :-1].sum(0)], axis=1)
-
-
-def _merge(records: Sequence[InstanceIoU], dropped_class: int | None) -> InstanceIoU:
-    """The records of all images one after another; those of a class that has no instances left out."""
-    merged = InstanceIoU._make(
-        np.concatenate([np.atleast_1d(part) for part in parts]) for parts in zip(*records, strict=True)
-    )
-    kept = merged.class_id != (-1 if dropped_class is None else dropped_class)
-    image = np.repeat(np.arange(len(records)), merged.count)[kept]
-    columns = [field[kept] for field in merged[1:7]]
-    return InstanceIoU._make([np.bincount(image, minlength=len(records)), *columns, *merged[7:]])
-
-
 def _scores(
     records: InstanceIoU,
     confusion: NDArray[np.int64],
     classes: list[str],
     background: int | None,
-    protocol: Protocol,
     extra: Sequence[str],
-    extra_sums: Sums,
+    extra_counts: Counts,
+    absent_classes: AbsentClasses,
 ) -> tuple[dict[str, float], dict[str, dict[str, float]], list[str]]:
     """The scores over all classes, a row of scores and counts for each class, and the names of the further scores."""
     batch = InstanceIoU._make(field[None] for field in records)
-    tally = scores.tally(batch, num_classes=len(classes), background=background, protocol=protocol)
-    computed = {name: np.asarray(value) for name, value in scores.scores(tally, confusion).items()}
-    further = {name: np.asarray(value) for name, value in extra_scores(extra, extra_sums, tally, confusion).items()}
-    computed |= further
+    tally = standard.tally(batch, num_classes=len(classes), background=background)
+    counted = standard.standard_columns(tally, confusion)
+    computed = registry.values(standard.ratios(absent_classes), registry.without_stuff(counted, ()))
+    counts = {
+        name: table if further.needs(extra)[name].stacked else table.sum(0) for name, table in extra_counts.items()
+    }
+    found = further.further_scores(extra, counts, tally, confusion)
     columns = {"iou": computed["iou_per_class"]}
-    bins = {"": slice(None), **{f"_{size}": slice(i, i + 1) for i, size in enumerate(scores.SIZE_NAMES, 1)}}
-    for size, chosen in bins.items():
-        instances, unmatched, iou_sum = tally[:, :, chosen].sum(2)
-        with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
-            columns[f"ia_iou{size}"] = iou_sum / 2.0**scores.IOU_BITS / instances
-            columns[f"ia_iou_penalized{size}"] = iou_sum / 2.0**scores.IOU_BITS / (instances + unmatched)
-        columns[f"instances{size}"] = instances
-        columns[f"unmatched{size}"] = unmatched
-    columns |= {name.removesuffix("_per_class"): table for name, table in further.items() if table.ndim}
+    for size, bins in {"": BINS, **{f"_{size}": (size,) for size in SIZE_NAMES}}.items():
+        columns |= {f"{name}{size}": computed[f"{name}{size}_per_class"] for name in ("ia_iou", "ia_iou_penalized")}
+        for name, kind in (("instances", "count"), ("unmatched", "unmatched")):
+            columns[f"{name}{size}"] = registry.combined(counted, {f"{kind}_{each}": 1 for each in bins})[0].astype(int)
+    columns |= {name.removesuffix("_per_class"): table for name, table in found.items() if np.ndim(table)}
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     per_class = {name: dict(zip(columns, row, strict=True)) for name, row in zip(classes, rows, strict=True)}
-    totals = {name: float(value) for name, value in computed.items() if value.ndim == 0}
-    return totals, per_class, [name for name in totals if name in further]
+    totals = {name: float(value) for name, value in (computed | found).items() if not np.ndim(value)}
+    return totals, per_class, [name for name in totals if name in found]
 
 
 def _notes(

@@ -14,8 +14,8 @@ from fastia.data import voc
 from fastia.data.problems import FileProblems, foreign_ids, read_masks
 from fastia.data.threads import in_threads
 from fastia.functional_instances import InstanceIoU, instance_overlaps
+from fastia.metrics.registry import SIZE_BOUNDS, SIZE_NAMES
 from fastia.progress import progress_bar
-from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
 from fastia.typing import PathLike
 
 

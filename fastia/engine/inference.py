@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastia.engine.result import Interval
-from fastia.engine.results import Terms, plain_value
+from fastia.metrics.registry import Terms
 from fastia.typing import Floats
 
 LEVEL = 0.95
@@ -47,7 +47,7 @@ def bootstrap(
     Example:
         >>> import numpy as np
         >>> from fastia.engine.inference import bootstrap
-        >>> from fastia.engine.results import Terms
+        >>> from fastia.metrics.registry import Terms
         >>> hit = np.random.default_rng(0).integers(0, 2, (200, 1)).astype(float)
         >>> score = [[Terms(hit, np.ones((200, 1)), None)]]
         >>> [((interval,), _)] = bootstrap([score], [], resamples=1000, seed=0)
@@ -107,7 +107,7 @@ def swap_tests(
     Example:
         >>> import numpy as np
         >>> from fastia.engine.inference import swap_tests
-        >>> from fastia.engine.results import Terms
+        >>> from fastia.metrics.registry import Terms
         >>> hit, ones = np.random.default_rng(0).random((50, 1)), np.ones((50, 1))
         >>> swap_tests([([Terms(hit, ones, None)], [Terms(hit / 2, ones, None)])], resamples=999, seed=0)
         [0.001]
@@ -278,5 +278,5 @@ def _checkpoint_width(checkpoints: Sequence[Terms]) -> float:
         return 0.0
     from scipy.stats import t
 
-    values = [plain_value(terms.totals) for terms in checkpoints]
+    values = [terms.value for terms in checkpoints]
     return float(t.ppf(0.5 + LEVEL / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from fastia.data.files import write_together
 from fastia.engine.result import Evaluation
-from fastia.extra import per_class_sums
-from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
+from fastia.metrics import further
+from fastia.metrics.registry import SIZE_BOUNDS, SIZE_NAMES
 from fastia.typing import PathLike
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ def as_dict(result: Evaluation) -> dict[str, Any]:
     pixels, predicted pixels], ...], "instances": [[class, instance, area, iou], ...], "unmatched": [[class, area],
     ...]}], "protocol", "classes", "size_bounds"}``; the classes of an image are those that it or its prediction holds.
     With further scores, an image also has ``"extra": {name: [[class, ...], ...]}``: by class, the sums of
-    :func:`fastia.extra.image_sums`, those of IoU and recall as fractions.
+    :mod:`fastia.metrics.further`, those of IoU and recall as fractions. ``"absent_classes"`` is there if it is not
+    ``"skip"``.
     """
     records = result.records
     instances = zip(
@@ -83,7 +84,8 @@ def as_dict(result: Evaluation) -> dict[str, Any]:
                 "unmatched": [list(next(unmatched)) for _ in range(unmatched_count)],
             }
         )
-    by_class = {name: per_class_sums(name, sums) for name, sums in result.extra_sums.items()}
+    kept = {name: sums for name, sums in further.needs(further.SCORES).items() if not sums.stacked}
+    by_class = {name: kept[name].values(table) for name, table in result.extra_counts.items() if name in kept}
     for i, image in enumerate(images if by_class else ()):
         image["extra"] = {name: _rows_by_class(table[i]) for name, table in by_class.items()}
     return {
@@ -93,6 +95,7 @@ def as_dict(result: Evaluation) -> dict[str, Any]:
         "protocol": result.protocol,
         "classes": result.classes,
         "size_bounds": list(SIZE_BOUNDS),
+        **({"absent_classes": result.absent_classes} if result.absent_classes != "skip" else {}),
     }
 
 
@@ -140,8 +143,8 @@ def write_plot(result: Evaluation, path: PathLike) -> None:
         )
         ax.barh(places, 100 * np.nan_to_num(plain), height=0.78, color="#9ecae1", label="IA-IoU")
         ax.barh(places, 100 * np.nan_to_num(penalized), height=0.4, color="#08519c", label="penalized")
-        for place, score, count, extra in zip(places, plain, instances, unmatched, strict=True):
-            text = f"{count:.0f}" + (f" +{extra:.0f}" if extra else "") if count + extra else "none"
+        for place, score, count, false in zip(places, plain, instances, unmatched, strict=True):
+            text = f"{count:.0f}" + (f" +{false:.0f}" if false else "") if count + false else "none"
             ax.text(100 * np.nan_to_num(score) + 1.5, place, text, va="center", fontsize=7, color="0.45")
         ax.axhline(0.5, color="0.3", linewidth=0.8)
         ax.set_title(title, fontsize=10)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia.extra import Sums
 from fastia.functional_instances import InstanceIoU
+from fastia.metrics.further import Counts
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Evaluation:
         records: one entry per instance and per unmatched component of all images, in their order; ``count`` and
             ``unmatched_count`` say how many of them each image has.
         extra_scores: names of those entries of ``scores`` that ``extra`` asked for.
-        extra_sums: what each image adds to these, ``[images, ...]`` by name; see :func:`fastia.extra.image_sums`.
+        extra_counts: what each image adds to these, int64 ``[images, C, K]`` by name of the sums.
         class_pixels: ``[images, C, 3]`` int64: intersection, ground-truth and predicted pixels of each class.
         missing: ids of the images that were skipped because they have no prediction.
         notes: what a reader of the scores ought to know.
         dataset, split, predictions: as given.
-        protocol, background, ignore_index: as given.
+        protocol, background, ignore_index, absent_classes: as given.
         instance_ignore_index: id of void pixels of ``SegmentationObject``; None: none.
         classes: names of the classes.
         seconds: time taken, reports not included.
@@ -41,7 +41,7 @@ class Evaluation:
     records: InstanceIoU
     class_pixels: NDArray[np.int64]
     extra_scores: list[str]
-    extra_sums: Sums
+    extra_counts: Counts
     missing: list[str]
     notes: list[str]
     dataset: Path
@@ -51,6 +51,7 @@ class Evaluation:
     background: int | None
     ignore_index: int | None
     instance_ignore_index: int | None
+    absent_classes: str
     classes: list[str]
     seconds: float
 

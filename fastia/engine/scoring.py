@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from fastia.data.png import Ids
 from fastia.data.problems import foreign_ids, read_masks
-from fastia.extra import Sums, image_sums
 from fastia.functional_instances import InstanceIoU, instance_matches, instance_overlaps
+from fastia.metrics import further
+from fastia.metrics.further import Counts
+from fastia.metrics.registry import CountedImage
 
 
 class Outcome(NamedTuple):
     """What became of one image: scored, or problems, or neither where its prediction is missing and may be."""
 
-    scored: tuple[InstanceIoU, NDArray[np.int64], Sums] | None = (
-        None  # records, confusion matrix [C, C + 1], extra sums
-    )
+    scored: tuple[InstanceIoU, NDArray[np.int64], Counts] | None = None  # records, confusion matrix, further counts
     problems: Sequence[str] = ()
 
 
@@ -60,10 +60,11 @@ class ImageScorer:
 
     def _score(
         self, prediction: Ids, target: Ids, instances: Ids | None
-    ) -> tuple[InstanceIoU, NDArray[np.int64], Sums]:
+    ) -> tuple[InstanceIoU, NDArray[np.int64], Counts]:
         options = {"num_classes": self.num_classes, "threads": 1, **self.options}
         if not self.extra:
             return *instance_overlaps(prediction, target, instances, **options), {}
         records, confusion, matches = instance_matches(prediction, target, instances, **options)
-        kept = {name: self.options[name] for name in ("background", "ignore_index")}
-        return records, confusion, image_sums(self.extra, prediction, target, records, confusion, matches, **kept)
+        ids = self.options["background"], self.options["ignore_index"]
+        image = CountedImage(prediction, target, records, confusion, matches, *ids)
+        return records, confusion, further.count(self.extra, image)

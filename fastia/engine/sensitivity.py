@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia import checks, scores
+from fastia import checks
 from fastia.data import voc
 from fastia.data.files import write_together
 from fastia.data.threads import in_threads
@@ -18,7 +18,8 @@ from fastia.engine.evaluate import evaluate_directory
 from fastia.engine.masks import ImageMasks, read_masks
 from fastia.engine.result import Evaluation
 from fastia.functional_instances import instance_overlaps
-from fastia.scores import IOU_BITS, SIZE_NAMES
+from fastia.metrics import registry, standard
+from fastia.metrics.registry import SIZE_NAMES
 from fastia.typing import PathLike, Protocol
 
 if TYPE_CHECKING:
@@ -275,9 +276,8 @@ def _score(
     records, confusion = instance_overlaps(
         prediction, masks.target, masks.instances, num_classes=num_classes, threads=1, **options
     )
-    chosen = {name: options[name] for name in ("background", "protocol")}
-    tally = scores.tally(records, num_classes=num_classes, **chosen)
-    return tally, np.stack([confusion.diagonal(), confusion.sum(1), confusion[:, :-1].sum(0)], axis=1)
+    tally = standard.tally(records, num_classes=num_classes, background=options["background"])
+    return tally, standard.class_pixels(confusion)
 
 
 def _foreground_scores(
@@ -286,21 +286,7 @@ def _foreground_scores(
     """Scores ``[P]`` of sums ``[P, 3, C, 4]`` and pixels ``[P, C, 3]``, without the class ``background``."""
     if background is not None:
         tallies, pixels = np.delete(tallies, background, axis=2), np.delete(pixels, background, axis=1)
-    hit, truth, predicted = np.moveaxis(pixels, 2, 0)
-    count, unmatched, total = np.moveaxis(tallies, 1, 0)  # [P, C, 4] each
-    total = total / 2.0**IOU_BITS
-    found = {
-        "miou": _mean_ratio(np.where(truth > 0, hit, 0), np.where(truth > 0, truth + predicted - hit, 0)),
-        "ia_miou": _mean_ratio(total.sum(2), count.sum(2)),
-        "ia_miou_penalized": _mean_ratio(total.sum(2), (count + unmatched).sum(2)),
+    points = [registry.without_stuff(standard.columns_from(*sums), ()) for sums in zip(tallies, pixels, strict=True)]
+    return {
+        name: np.array([registry.terms(columns, standard.RATIOS[name]).value for columns in points]) for name in SCORES
     }
-    sizes = enumerate(SIZE_NAMES, 1)
-    return found | {f"ia_miou_{size}": _mean_ratio(total[..., i], count[..., i]) for i, size in sizes}
-
-
-def _mean_ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> NDArray[np.float64]:
-    """Mean over the classes ``[P, C]`` whose denominator is not 0; NaN where there are none."""
-    present = denominator > 0
-    ratio = np.divide(numerator, denominator, out=np.zeros(denominator.shape), where=present)
-    classes = present.sum(1)
-    return np.divide(ratio.sum(1), classes, out=np.full(len(classes), np.nan), where=classes > 0)

@@ -130,7 +130,7 @@ class _SceneChunk(Chunk):
         self.count = self.scratch(4 * images)
         self.unmatched_count = self.scratch(4 * images)
         slots = self.pixels + self.pixels // 4 + 1
-        # id, area, class, intersection, covered (whole, fraction), order; key, pixels, hit, unlabelled, list of overlaps
+        # id, area, class, intersection, covered (whole, fraction), order; key, pixels, hit, unlabelled, overlaps
         widths = (4, 4, 4, 4, 8, 8, 8, 8, 4, 4, 4, 4)
         tables = [self.scratch(width * images * slots) for width in widths]
         self.tables: tuple[Argument, ...] = (slots, *tables)

@@ -1,4 +1,9 @@
-"""Boundary IoU: the IoU of pixels near an edge."""
+"""Boundary IoU: the IoU of pixels near an edge.
+
+`boundary_iou` and per class: IoU of the pixels within 2 % of the image's diagonal of another class or of the image's
+border, at least 1 pixel, in chessboard distance; summed over images, averaged over classes with ground truth. An
+ignored target is another class there, and does not count.
+"""
 
 from __future__ import annotations
 
@@ -54,11 +59,7 @@ _HIT, _TRUTH, _PREDICTED = columns = ("boundary_hit", "boundary_truth", "boundar
 SCORE = Score(
     "boundary_iou",
     needs=(Sums("boundary", columns, _count),),
-    definition=(
-        "`boundary_iou` and per class: IoU of the pixels within 2 % of the image's diagonal of another class or of the"
-        " image's border, at least 1 pixel, in chessboard distance; summed over images, averaged over classes with"
-        " ground truth. An ignored target is another class there, and does not count."
-    ),
+    definition=__doc__,
     source='Cheng et al., "Boundary IoU", CVPR 2021.',
     ratios={"boundary_iou": Ratio({_HIT: 1}, {_TRUTH: 1, _PREDICTED: 1, _HIT: -1}, [_TRUTH], per_class="boundary_iou")},
 )

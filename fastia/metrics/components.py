@@ -1,4 +1,8 @@
-"""F1, precision and recall of predicted components, by size."""
+"""F1, precision and recall of predicted components, by size.
+
+`component_f1`, `component_precision`, `component_recall`, also `_small`, `_medium` and `_large`: of the matches of
+`panoptic`; a true positive and a missed instance count in the size of the instance, a false positive in its own.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +25,7 @@ def _ratios(suffix: str, sizes: Sequence[str]) -> dict[str, Ratio]:
 SCORE = Score(
     "components",
     needs=(MATCHES,),
-    definition=(
-        "`component_f1`, `component_precision`, `component_recall`, also `_small`, `_medium` and `_large`: of the"
-        " matches of `panoptic`; a true positive and a missed instance count in the size of the instance, a false"
-        " positive in its own."
-    ),
+    definition=__doc__,
     source="the lesion-wise detection scores of medical imaging, and COCO's sizes.",
     ratios={name: ratio for suffix, sizes in EVERY_SIZE.items() for name, ratio in _ratios(suffix, sizes).items()},
 )

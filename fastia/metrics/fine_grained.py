@@ -1,4 +1,11 @@
-"""Fine-grained mIoU: over images, classes and instances, and over the worst images."""
+"""Fine-grained mIoU: over images, classes and instances, and over the worst images.
+
+Of the IoU of class c in image i, where the ground truth has c: `miou_image`, the mean over images of the mean over
+classes; `miou_class`, the mean over classes of the mean over images; of each `_worst_5` and `_worst_1`, over the
+worst 5 or 1 % of the images (at least one), per class for the latter; `miou_instance`, the mean over classes of the
+mean over instances, where an instance answers for the share of its class's false positives in the image that its area
+has of its class; and `image_iou_per_class`. The state grows by a table per image.
+"""
 
 from __future__ import annotations
 
@@ -66,13 +73,7 @@ SCORE = Score(
             stacked=True,
         ),
     ),
-    definition=(
-        "of the IoU of class c in image i, where the ground truth has c: `miou_image`, the mean over images of the mean"
-        " over classes; `miou_class`, the mean over classes of the mean over images; of each `_worst_5` and `_worst_1`,"
-        " over the worst 5 or 1 % of the images (at least one), per class for the latter; `miou_instance`, the mean over"
-        " classes of the mean over instances, where an instance answers for the share of its class's false positives in"
-        " the image that its area has of its class; and `image_iou_per_class`. The state grows by a table per image."
-    ),
+    definition=__doc__,
     source='Wang et al., "Revisiting Evaluation Metrics for Semantic Segmentation", NeurIPS 2023 (mIoU^I, ^C and ^K).',
     ratios={
         "miou_image": Ratio({"image_iou": 1}, {"image_share": 1}, ["class_present"], "pooled"),

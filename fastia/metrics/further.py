@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -51,7 +50,7 @@ def further_scores(extra: Sequence[str], counts: Mapping[str, Array], tally: Arr
 
     Args:
         extra: names of :data:`SCORES`.
-        counts: of :func:`count`, added up over images ``[C, K]``; those that are kept for each image ``[images, C, K]``.
+        counts: of :func:`count`, added up over images ``[C, K]``, or kept for each image ``[images, C, K]``.
         tally, confusion: as in :func:`fastia.metrics.scores`.
 
     Returns:
@@ -74,8 +73,8 @@ def definitions() -> str:
 
     Example:
         >>> from fastia.metrics import definitions
-        >>> print(definitions().splitlines()[0][:24])
-        panoptic: `pq`, `sq`, `r
+        >>> print(definitions().splitlines()[0])
+        panoptic: Panoptic quality, and the matches of components and instances that it counts.
     """
-    texts = [f"{score.name}: {score.definition} Source: {score.source}" for score in SCORES.values()]
-    return "\n".join(textwrap.fill(text, 120, subsequent_indent="    ") for text in texts)
+    texts = [f"{score.name}: {score.definition}Source: {score.source}\n" for score in SCORES.values()]
+    return "\n".join(texts)

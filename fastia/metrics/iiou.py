@@ -1,4 +1,9 @@
-"""Cityscapes' iIoU: pixels of small instances weigh more."""
+"""Cityscapes' iIoU: pixels of small instances weigh more.
+
+`iiou` and per class, `iTP / (iTP + FP + iFN)`, where the pixels of an instance weigh the average area of its class
+over its own: `(mean recall of instances) * (all their pixels) / (these + FP)`. Cityscapes has fixed average areas;
+here they are those of the data.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +38,7 @@ def _weighted_recall(columns: Columns) -> dict[str, Floats]:
 SCORE = Score(
     "iiou",
     needs=(Sums("recall", ("recall", "recall_area"), _count, fractions=frozenset({"recall"})),),
-    definition=(
-        "`iiou` and per class, `iTP / (iTP + FP + iFN)`, where the pixels of an instance weigh the average area of its"
-        " class over its own: `(mean recall of instances) * (all their pixels) / (these + FP)`. Cityscapes has fixed"
-        " average areas; here they are those of the data."
-    ),
+    definition=__doc__,
     source='Cordts et al., "The Cityscapes Dataset", CVPR 2016, and cityscapesscripts.',
     ratios={
         "iiou": Ratio(

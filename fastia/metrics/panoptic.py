@@ -1,4 +1,11 @@
-"""Panoptic quality, and the matches of components and instances that it counts."""
+"""Panoptic quality, and the matches of components and instances that it counts.
+
+`pq`, `sq`, `rq` and these per class. The segments are ground-truth instances and predicted components of foreground
+classes; they match when their IoU off void is above 1/2. Per class `sq` is the mean IoU of the matches, 0 without
+any, `rq = TP / (TP + FP / 2 + FN / 2)` and `pq = sq * rq`; the means are over classes with a segment. Void is void of
+either map; an unmatched component that is void by more than half is no false positive. A class that has pixels in the
+ground truth but no instance at all (stuff) has none of these scores.
+"""
 
 from __future__ import annotations
 
@@ -60,13 +67,7 @@ def _segmentation_quality(columns: Columns) -> dict[str, Any]:
 SCORE = Score(
     "panoptic",
     needs=(MATCHES,),
-    definition=(
-        "`pq`, `sq`, `rq` and these per class. The segments are ground-truth instances and predicted components of"
-        " foreground classes; they match when their IoU off void is above 1/2. Per class `sq` is the mean IoU of the"
-        " matches, 0 without any, `rq = TP / (TP + FP / 2 + FN / 2)` and `pq = sq * rq`; the means are over classes with"
-        " a segment. Void is void of either map; an unmatched component that is void by more than half is no false"
-        " positive. A class that has pixels in the ground truth but no instance at all (stuff) has none of these scores."
-    ),
+    definition=__doc__,
     source='Kirillov et al., "Panoptic Segmentation", CVPR 2019, and panopticapi.',
     ratios={
         "pq": Ratio(dict.fromkeys(_IOU, 1), _HALVES, _SEGMENTS, per_class="pq"),

@@ -47,8 +47,8 @@ class Sums:
         count: int64 ``[C, K]`` of an image.
         fractions: columns that hold sums of rint(value * 2**36).
         false_components: columns that count predicted components as false, which those of stuff are not.
-        stacked: whether the tables of all images are kept; else they are added up. In JSON they are left out, since the
-            pixels of each image stand there anyway.
+        stacked: whether the columns are the pixels of each class (intersection, ground truth, prediction) in every
+            image, which are kept and not added up.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Score:
     Attributes:
         name: what ``extra=`` and ``--extra`` call them.
         needs: the sums that they follow from, beside pixels and instances by class and size, which are always there.
-        definition: what they are, in the words of a docstring.
+        definition: what they are: the docstring of the score's module.
         source: where they come from.
         ratios: by name, those that are ratios of sums.
         derive: further columns from those of the sums.

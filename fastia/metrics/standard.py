@@ -47,7 +47,7 @@ RATIOS = {
 
 
 def ratios(absent_classes: AbsentClasses = "skip") -> dict[str, Ratio]:
-    """The scores that are always there; with ``"zero"``, `miou` counts a class without ground truth if it is predicted."""
+    """The scores that are always there; ``"zero"``: `miou` counts predicted classes without ground truth."""
     checks.choice("absent_classes", absent_classes, ABSENT_CLASSES)
     if absent_classes == "skip":
         return RATIOS
@@ -145,8 +145,13 @@ def standard_columns(tally: Array, confusion: Array) -> Columns:
     """
     instances, pixels = (array.cpu().numpy() if isinstance(array, Tensor) else array for array in (tally, confusion))
     _check_overflow(instances[0], pixels)
+    return columns_from(instances, class_pixels(pixels))
+
+
+def columns_from(tally: NDArray[np.int64], pixels: NDArray[np.int64]) -> Columns:
+    """The columns, ``[1, C]`` each, of sums ``[3, C, 4]`` and of :func:`class_pixels`."""
     unit = np.array([1, 1, 2.0**FRACTION_BITS])[:, None, None]
-    table = np.concatenate([class_pixels(pixels).T, *(instances / unit).transpose(0, 2, 1)])  # [15, C]
+    table = np.concatenate([pixels.T, *(tally / unit).transpose(0, 2, 1)])  # [15, C]
     return dict(zip((*PIXELS, *INSTANCES), table[:, None], strict=True))
 
 

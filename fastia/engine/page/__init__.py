@@ -13,7 +13,7 @@ from fastia._version import __version__
 from fastia.data.threads import in_threads
 from fastia.engine.page.pixels import Instances, read_instances
 from fastia.engine.result import Evaluation
-from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
+from fastia.metrics.registry import SIZE_BOUNDS, SIZE_NAMES
 from fastia.typing import PathLike
 
 try:

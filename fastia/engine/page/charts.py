@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from fastia.engine.result import Evaluation
-from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
+from fastia.metrics.registry import SIZE_BOUNDS, SIZE_NAMES
 
 GROUPS = ("all", *SIZE_NAMES)  # what a chart can be limited to, by the buttons of the page
 MOST_CLASSES = 60  # of a confusion matrix; more cannot be distinguished

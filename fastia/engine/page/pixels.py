@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fastia.data.threads import in_threads
 from fastia.engine.masks import ImageMasks, read_masks
 from fastia.engine.result import Evaluation
-from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
+from fastia.metrics.registry import SIZE_BOUNDS, SIZE_NAMES
 
 
 @dataclass(frozen=True)
