@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import re
+import struct
 import sys
 import threading
 from pathlib import Path
@@ -74,8 +75,8 @@ class Kernel:
     def __call__(self, grid: Any, block: Any, arguments: Any, *, shared_mem: int) -> None:
         assert self.cupy.entered == [torch.device("cpu"), (0, STREAM)]
         assert {type(argument) for argument in arguments} <= {int, float}  # CuPy passes a bool in one byte
-        launch = Launch("", self.name, *grid, *block, shared_mem, arguments)
-        self.cupy.kernels.launch(launch, {}, len(self.cupy.launched))
+        packed = [struct.pack("d" if isinstance(argument, float) else "q", argument) for argument in arguments]
+        self.cupy.kernels.call(self.name, *grid, *block, shared_mem, packed, len(self.cupy.launched))
         self.cupy.launched.append(self.name)
 
 

@@ -6,7 +6,9 @@ import ctypes
 import hashlib
 import os
 import shlex
+import struct
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +43,27 @@ class Kernels:
             self.launch(launch, addresses, seed * 1000 + number)
 
     def launch(self, launch: cuda_plan.Launch, addresses: dict[str, int], seed: int) -> None:
-        values = [_argument(argument, addresses) for argument in launch.arguments]
-        pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+        arguments = [_argument(argument, addresses) for argument in launch.arguments]
+        self.call(launch.kernel, launch.grid, launch.block, launch.shared_bytes, arguments, seed)
+
+    def call(
+        self, kernel: str, grid: int, block: int, shared_bytes: int, arguments: Sequence[bytes], seed: int
+    ) -> None:
+        """Launch a kernel with arguments of these bytes."""
         message = ctypes.create_string_buffer(1000)
         if not self._launch(
-            launch.kernel.encode(),
-            launch.grid,
-            launch.block,
-            ctypes.c_size_t(launch.shared_bytes),
-            pointers,
+            kernel.encode(),
+            grid,
+            block,
+            ctypes.c_size_t(shared_bytes),
+            (ctypes.c_char_p * len(arguments))(*arguments),
+            (ctypes.c_size_t * len(arguments))(*map(len, arguments)),
+            ctypes.c_size_t(len(arguments)),
             ctypes.c_uint64(seed),
             message,
             ctypes.c_size_t(len(message)),
         ):
-            raise KernelError(f"{launch.kernel}: {message.value.decode()}")
+            raise KernelError(f"{kernel}: {message.value.decode()}")
 
 
 def sources() -> dict[str, str]:
@@ -85,9 +94,7 @@ def build(files: dict[str, str], kernels: dict[str, list[str]] = KERNELS, flags:
     return library
 
 
-def _argument(argument: cuda_plan.Argument, addresses: dict[str, int]) -> Any:
+def _argument(argument: cuda_plan.Argument, addresses: dict[str, int]) -> bytes:
     if isinstance(argument, cuda_plan.Pointer):
-        return ctypes.c_void_p(addresses[argument.buffer] + argument.offset)
-    if isinstance(argument, float):
-        return ctypes.c_double(argument)
-    return ctypes.c_int64(argument or 0)
+        argument = addresses[argument.buffer] + argument.offset
+    return struct.pack("d" if isinstance(argument, float) else "q", argument or 0)
