@@ -119,7 +119,7 @@ def launch_times():
     """Where the time of an operation goes: each launch on its own, by CUDA events around it in the whole sequence."""
     from fastia.kernels import cuda
 
-    options = cuda_plan.Options(8, 0, 255)
+    options = cuda_plan.ComponentOptions(8, 0, 255)
     for shape, name in ((TRAINING, "masks"), (SHAPES[1], "masks"), (SHAPES[1], "spiral")):
         batch = scene(name, shape)
         plan = cuda_plan.weights(_maps(batch), options, 5.0, "class", "float32")

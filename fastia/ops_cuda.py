@@ -15,7 +15,7 @@ from torch import Tensor
 from fastia.kernels import cuda, cuda_iou_plan, cuda_plan
 from fastia.kernels.cpu import invalid_id
 from fastia.kernels.cuda_iou_plan import Scene, SceneOptions
-from fastia.kernels.cuda_plan import Maps, Options, Plan
+from fastia.kernels.cuda_plan import ComponentOptions, Masks, Plan
 from fastia.ops import _library
 
 # A plan is made once for masks of the same shape.
@@ -33,7 +33,7 @@ _RECORD_FIELDS = (
 
 
 def label(masks: Tensor, connectivity: int, background: int | None, ignore_index: int | None, validate: bool) -> Tensor:
-    options = Options(connectivity, background, ignore_index, validate)
+    options = ComponentOptions(connectivity, background, ignore_index, validate)
     labels = torch.empty(masks.shape, dtype=torch.int32, device=masks.device)
     _Call({"masks": masks}, {"masks": ignore_index}, validate).run(
         _plan_label(_maps(masks), options), {"labels": labels}
@@ -49,7 +49,7 @@ def components(
     max_components: int | None,
     validate: bool,
 ) -> tuple[Tensor, ...]:
-    options = Options(connectivity, background, ignore_index, validate)
+    options = ComponentOptions(connectivity, background, ignore_index, validate)
     call = _Call({"masks": masks}, {"masks": ignore_index}, validate)
     labels = torch.empty(masks.shape, dtype=torch.int32, device=masks.device)
     count = torch.empty(len(masks), dtype=torch.int32, device=masks.device)
@@ -79,7 +79,7 @@ def weights(
     dtype: torch.dtype,
     validate: bool,
 ) -> Tensor:
-    options = Options(connectivity, background, ignore_index, validate)
+    options = ComponentOptions(connectivity, background, ignore_index, validate)
     out = torch.empty(masks.shape, dtype=dtype, device=masks.device)
     plan = _plan_weights(_maps(masks), options, tau, normalizer, _name(dtype))
     _Call({"masks": masks}, {"masks": ignore_index}, validate).run(plan, {"weights": out})
@@ -209,9 +209,9 @@ def _scene(preds: Tensor, target: Tensor, instances: Tensor | None, options: Sce
     return _Call(maps, ignored, options.validate, options.num_classes), scene
 
 
-def _maps(masks: Tensor) -> Maps:
+def _maps(masks: Tensor) -> Masks:
     size = masks.element_size()
-    return Maps(tuple(masks.shape), tuple(size * stride for stride in masks.stride()), _name(masks.dtype))
+    return Masks(tuple(masks.shape), tuple(size * stride for stride in masks.stride()), _name(masks.dtype))
 
 
 def _name(dtype: torch.dtype) -> str:

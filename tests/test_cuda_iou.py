@@ -13,7 +13,7 @@ from cuda_on_cpu import check, check_iou, runner
 
 from fastia.kernels import cuda_iou_plan
 from fastia.kernels.cuda_iou_plan import Scene, SceneOptions
-from fastia.kernels.cuda_plan import Maps, Tuning
+from fastia.kernels.cuda_plan import Masks, Tuning
 
 PROTOCOLS = ("exact", "wacv2024")
 IDS = {"background": 0, "ignore_index": 255, "instance_ignore_index": 255, "num_classes": 4}
@@ -105,18 +105,18 @@ def test_empty_batches_have_empty_records(kernels, shape):
 
 
 def test_update_of_a_validation_batch_takes_seven_launches_and_bounded_memory():
-    maps = Maps((16, 513, 513), (513 * 513, 513, 1), "uint8")
+    maps = Masks((16, 513, 513), (513 * 513, 513, 1), "uint8")
     scene = Scene(maps, maps, maps)
     plan = cuda_iou_plan.update(scene, SceneOptions("exact", 0, 255, 255, 21))
     assert len(plan.launches) == 7
     assert len(cuda_iou_plan.update(scene, SceneOptions("wacv2024", 0, 255, 255, 21)).launches) == 10
-    large = Maps((64, 1024, 2048), (1024 * 2048, 2048, 1), "uint8")
+    large = Masks((64, 1024, 2048), (1024 * 2048, 2048, 1), "uint8")
     options = SceneOptions("wacv2024", 0, 255, 255)
     assert cuda_iou_plan.instance_iou(Scene(large, large, None), options, 100, 100).scratch_bytes <= 2**31
 
 
 def test_image_beyond_32_bit_positions_is_an_error():
-    maps = Maps((1, 2**16, 2**15), (2**31, 2**15, 1), "uint8")
+    maps = Masks((1, 2**16, 2**15), (2**31, 2**15, 1), "uint8")
     with pytest.raises(ValueError, match="at most 2147483647 pixels"):
         cuda_iou_plan.instance_iou(Scene(maps, maps, None), SceneOptions("exact", 0, 255, 255), 1, 1)
 

@@ -24,7 +24,7 @@ import fastia
 from fastia import checks, ops_cuda, reference
 from fastia.functional_instances import instance_overlaps
 from fastia.kernels import cuda, cuda_iou_plan, cuda_plan
-from fastia.kernels.cuda_plan import Launch, Maps, Options
+from fastia.kernels.cuda_plan import ComponentOptions, Launch, Masks
 from fastia.scores import tally
 
 OPTIONS = (8, 0, 255)  # connectivity, background, ignore_index
@@ -181,7 +181,7 @@ def test_kernels_are_loaded_once_by_many_threads(cupy):
 
 
 def plan_of(masks: torch.Tensor) -> list[Launch]:
-    return cuda_plan.label(Maps(tuple(masks.shape), masks.stride(), "uint8"), Options(*OPTIONS)).launches
+    return cuda_plan.label(Masks(tuple(masks.shape), masks.stride(), "uint8"), ComponentOptions(*OPTIONS)).launches
 
 
 def test_first_use_within_a_cuda_graph_is_refused(cupy, monkeypatch):

@@ -43,15 +43,16 @@ __device__ void fill_quads(const Strip& strip, Span<Word> words, Span<Value> val
 }
 
 // Words and the values of runs go through shared memory where there is room; else each pixel asks for its own.
-template <class Value, class ValueOf>
-__device__ void fill_strip(const Strip& strip, unsigned runs, const Word* image_words, const unsigned* run_component,
-                           unsigned word_capacity, unsigned capacity, Value* out, ValueOf value_of) {
-    const Word* const words = image_words + strip.first_word();
-    const unsigned* const component = run_component + strip.slot;
+template <class Index, class Value, class ValueOf>
+__device__ void fill_strip(const Strip& strip, const Labelling<Index>& labelling, unsigned word_capacity,
+                           unsigned run_capacity, Value* out, ValueOf value_of) {
+    const unsigned runs = labelling.counts[blockIdx.x].runs;
+    const Word* const words = labelling.words + strip.first_word();
+    const unsigned* const component = labelling.run_component + strip.slot;
     Value* const strip_out = out + strip.slot;
-    if (runs <= capacity && strip.words() <= word_capacity) {
+    if (runs <= run_capacity && strip.words() <= word_capacity) {
         const Span<Word> staged = shared_span<Word>(0, word_capacity);
-        const Span<Value> values = shared_span<Value>(word_capacity * sizeof(Word), capacity);
+        const Span<Value> values = shared_span<Value>(word_capacity * sizeof(Word), run_capacity);
         for (unsigned word = threadIdx.x; word < strip.words(); word += blockDim.x) staged[word] = words[word];
         for (unsigned run = threadIdx.x; run < runs; run += blockDim.x) values[run] = value_of(component[run]);
         __syncthreads();

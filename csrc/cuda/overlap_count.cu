@@ -41,12 +41,6 @@ struct Segment {
     unsigned pixels, component, pred, truth, instance;
 };
 
-// Where the components of the target serve as instances, [images, pixels]; else nullptr.
-struct TargetLabels {
-    const Word* words;
-    const unsigned *run_component, *component_parent, *rank, *strip_roots;
-};
-
 template <bool kExact>
 struct Counting {
     const Scene& scene;
@@ -105,7 +99,7 @@ struct Counting {
 template <bool kExact>
 __device__ void count_overlaps(const Scene& scene, const Division& division, const Word* batch_words,
                                const unsigned* run_component, const unsigned* component_root,
-                               const unsigned* batch_cuts, const TargetLabels& target, const Sizes& sizes,
+                               const unsigned* batch_cuts, const Labelling<unsigned>& target, const Sizes& sizes,
                                ImageCounts* image_counts, const OverlapTables& tables, unsigned long long* confusion,
                                long long confusion_stride) {
     const Strip strip = strip_of_block(division);
@@ -141,7 +135,7 @@ __device__ void count_overlaps(const Scene& scene, const Division& division, con
                 } else if (segment.truth == kIgnored) {
                     segment.instance = kIgnored;
                 } else {
-                    const Labels<unsigned> labels(strip, target.component_parent, target.rank, target.strip_roots);
+                    const Labels<unsigned> labels(strip, target);
                     const Word word = target.words[strip.first_word() + at.number];
                     const unsigned own = target.run_component[strip.slot + word.run(begin)];
                     if (is_component(own))
@@ -182,18 +176,30 @@ extern "C" __global__ void fastia_prepare_overlaps(long long height, long long w
                              FASTIA_SIZES, image_counts, FASTIA_TABLES);
 }
 
-#define FASTIA_COUNT_OVERLAPS(name, exact)                                                                      \
-    extern "C" __global__ void fastia_count_overlaps_##name(                                                    \
-        long long height, long long width, long long rows, FASTIA_SCENE_PARAMETERS, const fastia::Word* words,  \
-        const unsigned* run_component, const unsigned* component_root, const unsigned* cuts,                    \
-        const fastia::Word* target_words, const unsigned* target_run_component, const unsigned* target_parent,  \
-        const unsigned* target_rank, const unsigned* target_strip_roots, FASTIA_SIZES_PARAMETERS,               \
-        fastia::ImageCounts* image_counts, FASTIA_TABLES_PARAMETERS, unsigned long long* confusion,             \
-        long long confusion_stride) {                                                                           \
-        fastia::count_overlaps<exact>(                                                                          \
-            FASTIA_SCENE(exact), {height, width, rows}, words, run_component, component_root, cuts,             \
-            {target_words, target_run_component, target_parent, target_rank, target_strip_roots}, FASTIA_SIZES, \
-            image_counts, FASTIA_TABLES, confusion, confusion_stride);                                          \
+#define FASTIA_COUNT_OVERLAPS(name, exact)                                                                          \
+    extern "C" __global__ void fastia_count_overlaps_##name(                                                        \
+        long long height, long long width, long long rows, FASTIA_SCENE_PARAMETERS, const fastia::Word* words,      \
+        const unsigned* run_component, const unsigned* component_root, const unsigned* cuts,                        \
+        fastia::Word* target_words, unsigned* target_run_component, unsigned* target_parent, unsigned* target_rank, \
+        unsigned* target_strip_roots, FASTIA_SIZES_PARAMETERS, fastia::ImageCounts* image_counts,                   \
+        FASTIA_TABLES_PARAMETERS, unsigned long long* confusion, long long confusion_stride) {                      \
+        fastia::count_overlaps<exact>(FASTIA_SCENE(exact), {height, width, rows}, words, run_component,             \
+                                      component_root, cuts,                                                         \
+                                      {{height, width, rows},                                                       \
+                                       target_words,                                                                \
+                                       nullptr,                                                                     \
+                                       target_run_component,                                                        \
+                                       target_parent,                                                               \
+                                       nullptr,                                                                     \
+                                       nullptr,                                                                     \
+                                       nullptr,                                                                     \
+                                       nullptr,                                                                     \
+                                       nullptr,                                                                     \
+                                       0,                                                                           \
+                                       target_rank,                                                                 \
+                                       target_strip_roots,                                                          \
+                                       nullptr},                                                                    \
+                                      FASTIA_SIZES, image_counts, FASTIA_TABLES, confusion, confusion_stride);      \
     }
 
 FASTIA_COUNT_OVERLAPS(exact, true)

@@ -27,10 +27,10 @@ struct CutScene {
 };
 
 template <bool kExact>
-__device__ void cut_strip(const Scene& scene, const Division& division, unsigned capacity,
-                          const Results<unsigned>& results, unsigned* cuts, unsigned* segments) {
+__device__ void cut_strip(const Scene& scene, unsigned run_capacity, const Labelling<unsigned>& labelling,
+                          unsigned* cuts, unsigned* segments) {
     CutScene<kExact> source{scene, cuts, 0};
-    label_strip<CutScene<kExact>, unsigned>(source, true, division, capacity, results);
+    label_strip(source, true, run_capacity, labelling);
     __syncthreads();
     unsigned all;
     sum_before(source.segments, shared_span<unsigned>(0, 32), &all);
@@ -39,16 +39,28 @@ __device__ void cut_strip(const Scene& scene, const Division& division, unsigned
 
 }  // namespace fastia
 
-#define FASTIA_OVERLAP_STRIPS(name, exact)                                                                            \
-    extern "C" __global__ void __launch_bounds__(256, 4) fastia_overlap_strips_##name(                                \
-        long long height, long long width, long long rows, FASTIA_SCENE_PARAMETERS, long long capacity,               \
-        fastia::Word* words, fastia::StripCounts* counts, unsigned* run_component, unsigned* component_parent,        \
-        unsigned short* component_class, unsigned* arrivals, unsigned* first_run, unsigned* cuts,                     \
-        unsigned* segments) {                                                                                         \
-        fastia::cut_strip<exact>(FASTIA_SCENE(exact), {height, width, rows}, static_cast<unsigned>(capacity),         \
-                                 {words, counts, run_component, component_parent, component_class, arrivals, nullptr, \
-                                  nullptr, nullptr, 0, first_run},                                                    \
-                                 cuts, segments);                                                                     \
+#define FASTIA_OVERLAP_STRIPS(name, exact)                                                                     \
+    extern "C" __global__ void __launch_bounds__(256, 4) fastia_overlap_strips_##name(                         \
+        long long height, long long width, long long rows, FASTIA_SCENE_PARAMETERS, long long capacity,        \
+        fastia::Word* words, fastia::StripCounts* counts, unsigned* run_component, unsigned* component_parent, \
+        unsigned short* component_class, unsigned* arrivals, unsigned* first_run, unsigned* cuts,              \
+        unsigned* segments) {                                                                                  \
+        fastia::cut_strip<exact>(FASTIA_SCENE(exact), static_cast<unsigned>(capacity),                         \
+                                 {{height, width, rows},                                                       \
+                                  words,                                                                       \
+                                  counts,                                                                      \
+                                  run_component,                                                               \
+                                  component_parent,                                                            \
+                                  component_class,                                                             \
+                                  first_run,                                                                   \
+                                  nullptr,                                                                     \
+                                  nullptr,                                                                     \
+                                  nullptr,                                                                     \
+                                  0,                                                                           \
+                                  nullptr,                                                                     \
+                                  nullptr,                                                                     \
+                                  arrivals},                                                                   \
+                                 cuts, segments);                                                              \
     }
 
 FASTIA_OVERLAP_STRIPS(exact, true)

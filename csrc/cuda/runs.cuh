@@ -105,6 +105,27 @@ struct __align__(8) StripCounts {
     unsigned runs, components;
 };
 
+// What is known of the images of a batch, or of some of them: how they are cut, their runs and their components. What
+// belongs to the runs or the components of a strip lies in the strip's slots of arrays [images, pixels]. What an
+// operation does not need is nullptr.
+template <class Index>
+struct Labelling {
+    Division division;
+    Word* words;                      // [images, height, words]
+    StripCounts* counts;              // [images, strips]
+    unsigned* run_component;          // of each run, in the strip
+    Index* component_parent;          // of each component, in the image: its root once `flatten` has run
+    unsigned short* component_class;  // of each component
+    unsigned* first_run;              // of each component, in the strip
+    unsigned* area;                   // of each component: pixels in the strip
+    Index* total;                     // the same, to which `flatten` adds at roots
+    Index* class_total;               // [images, classes] pixels, once `flatten` has run
+    long long classes;                // 1: all classes together
+    unsigned* rank;                   // of roots, among those of their strip
+    unsigned* strip_roots;            // [images, strips] roots, then those of the strips before
+    unsigned* arrivals;               // [images] blocks of `flatten` that have counted their roots
+};
+
 // The smallest element of a set is its root. Parents are never larger than their children.
 template <class Index>
 __device__ Index find(Span<Index> parent, Index element) {
@@ -195,8 +216,8 @@ __device__ inline unsigned smallest_over(unsigned lanes, unsigned value) { retur
 __device__ inline unsigned largest_over(unsigned lanes, unsigned value) { return __reduce_max_sync(lanes, value); }
 #endif
 
-// The lanes that hold one key combine their values. All lanes of the warp take part; a GPU takes the groups of a warp
-// one after the other, so a lane on its own had better not be one.
+// The lanes that hold one key combine their values. All lanes of the warp take part. Reductions of different groups of
+// lanes run one after another, so a lane that is alone with its key skips its own.
 template <class Key>
 struct Peers {
     unsigned lanes;

@@ -4,8 +4,6 @@
 
 namespace fastia {
 
-enum Dtype : long long { kUint8, kInt16, kUint16, kInt32, kInt64 };
-
 // A map whose dtype is known at run time only: one kernel for every combination of three.
 struct Map {
     const char* data;  // nullptr: no such map
@@ -32,22 +30,19 @@ struct Map {
     __device__ unsigned edges(const Strip& strip, const Cursor& word) const {
         switch (dtype) {
             case kUint8:
-                return find_edges(as<unsigned char>(), strip, word);
+                return find_edges<unsigned char>(masks(), strip, word);
             case kInt16:
             case kUint16:
-                return find_edges(as<unsigned short>(), strip, word);
+                return find_edges<unsigned short>(masks(), strip, word);
             case kInt32:
-                return find_edges(as<int>(), strip, word);
+                return find_edges<int>(masks(), strip, word);
             default:
-                return find_edges(as<long long>(), strip, word);
+                return find_edges<long long>(masks(), strip, word);
         }
     }
 
   private:
-    template <class Id>
-    __device__ Masks<Id> as() const {
-        return {data, image_stride, row_stride, column_stride, begin, end};
-    }
+    __device__ Masks masks() const { return {data, image_stride, row_stride, column_stride, begin, end, dtype}; }
 };
 
 // The three maps, and how their ids are to be read. Ids that are not allowed count as ignored or void.

@@ -10,23 +10,6 @@
 
 namespace fastia {
 
-// What is found out of runs and components; nullptr where an operation does not need it. The components of strips lie
-// in the slots of their strips, [images, pixels].
-template <class Index>
-struct Results {
-    Word* words;              // [images, rows, words]
-    StripCounts* counts;      // [images, strips]
-    unsigned* run_component;  // [images, pixels] component of each run of a strip
-    Index* component_parent;  // in the image; here the component itself
-    unsigned short* component_class;
-    unsigned* arrivals;   // [images] 0, for flatten to count with
-    unsigned* area;       // pixels in the strip
-    Index* total;         // the same, for flatten to add up
-    Index* class_total;   // [images, classes] 0 for every class that there is
-    long long classes;    // 1: all classes together
-    unsigned* first_run;  // of each component, in the strip
-};
-
 // Marks the parent of a root as the root's number among the components of the strip.
 constexpr unsigned kNumbered = 0x80000000u;
 
@@ -128,26 +111,26 @@ __device__ __forceinline__ void find_roots(const Runs& runs, bool measured) {
 // the number of its component. Returns how many there are.
 template <class Index>
 __device__ __forceinline__ unsigned number_components(const Runs& runs, const Strip& strip, Span<unsigned> sums,
-                                                      const Results<Index>& results) {
+                                                      const Labelling<Index>& labelling) {
     unsigned components = 0;
     for (unsigned first = 0; first < runs.count; first += blockDim.x) {
         const unsigned run = first + threadIdx.x;
         const unsigned own = run < runs.count ? runs.class_of[run] : kIgnored;
         const bool root = is_component(own) && runs.parent[run] == run;
-        const unsigned pixels = root && results.area ? runs.area[run] : 0;
+        const unsigned pixels = root && labelling.area ? runs.area[run] : 0;
         unsigned all;
         const unsigned number = components + sum_before(root, sums, &all);
         if (root) {
             const long long slot = strip.slot + number;
-            results.component_class[slot] = static_cast<unsigned short>(own);
-            if (results.first_run) results.first_run[slot] = run;
+            labelling.component_class[slot] = static_cast<unsigned short>(own);
+            if (labelling.first_run) labelling.first_run[slot] = run;
             runs.parent[run] = kNumbered | number;
-            if (results.area) {
-                results.area[slot] = pixels;  // overwrites no area that is still to be read: number <= run
-                results.total[slot] = pixels;
+            if (labelling.area) {
+                labelling.area[slot] = pixels;  // overwrites no area that is still to be read: number <= run
+                labelling.total[slot] = pixels;
             }
-            if (results.class_total)
-                results.class_total[strip.image * results.classes + (results.classes > 1 ? own : 0)] = 0;
+            if (labelling.class_total)
+                labelling.class_total[strip.image * labelling.classes + (labelling.classes > 1 ? own : 0)] = 0;
         } else if (run < runs.count && !is_component(own)) {
             runs.parent[run] = own;
         }
@@ -155,7 +138,7 @@ __device__ __forceinline__ unsigned number_components(const Runs& runs, const St
     }
     __syncthreads();
 
-    // Whether the parent of a root still is its number with the mark, or already without: what is left is the number.
+    // A root's parent is `kNumbered | number` until its own thread stores the number: without the mark, both are that.
     for (unsigned run = threadIdx.x; run < runs.count; run += blockDim.x) {
         unsigned component = runs.parent.load(run);
         if (is_component(component)) {
@@ -163,7 +146,7 @@ __device__ __forceinline__ unsigned number_components(const Runs& runs, const St
             component &= ~kNumbered;
         }
         runs.parent.store(run, component);
-        results.run_component[strip.slot + run] = component;
+        labelling.run_component[strip.slot + run] = component;
     }
     return components;
 }
@@ -171,36 +154,37 @@ __device__ __forceinline__ unsigned number_components(const Runs& runs, const St
 // Compiled twice, so that the compiler knows shared memory from global memory.
 template <class Source, class Index>
 __device__ __forceinline__ void label_runs(const Runs& runs, const Source& source, bool diagonal, const Strip& strip,
-                                           Span<unsigned> sums, const Results<Index>& results) {
-    const Word* const words = results.words + strip.first_word();
-    start_runs(runs, source, strip, words, results.area);
-    unite_runs<Source>(runs, strip, diagonal, words, results.area);
-    find_roots(runs, results.area);
-    const unsigned components = number_components(runs, strip, sums, results);
+                                           Span<unsigned> sums, const Labelling<Index>& labelling) {
+    const Word* const words = labelling.words + strip.first_word();
+    start_runs(runs, source, strip, words, labelling.area);
+    unite_runs<Source>(runs, strip, diagonal, words, labelling.area);
+    find_roots(runs, labelling.area);
+    const unsigned components = number_components(runs, strip, sums, labelling);
     for (unsigned component = threadIdx.x; component < components; component += blockDim.x)
-        results.component_parent[strip.slot + component] = static_cast<Index>(strip.component_base() + component);
+        labelling.component_parent[strip.slot + component] = static_cast<Index>(strip.component_base() + component);
     if (threadIdx.x == 0) {
-        results.counts[blockIdx.x] = {runs.count, components};
-        if (results.arrivals && strip.number == 0) results.arrivals[strip.image] = 0;
+        labelling.counts[blockIdx.x] = {runs.count, components};
+        if (labelling.arrivals && strip.number == 0) labelling.arrivals[strip.image] = 0;
     }
 }
 
 template <class Source, class Index>
-__device__ void label_strip(Source& source, bool diagonal, const Division& division, unsigned capacity,
-                            const Results<Index>& results) {
-    const Strip strip = strip_of_block(division);
+__device__ void label_strip(Source& source, bool diagonal, unsigned run_capacity, const Labelling<Index>& labelling) {
+    const Strip strip = strip_of_block(labelling.division);
     const Span<unsigned> sums = shared_span<unsigned>(0, 32);
-    const unsigned runs = find_runs(source, strip, results.words + strip.first_word(), sums);
-    if (runs <= capacity) {
+    const unsigned runs = find_runs(source, strip, labelling.words + strip.first_word(), sums);
+    if (runs <= run_capacity) {
         const auto room = [=](unsigned part) {
-            return shared_span<unsigned>(kSumsBytes + part * capacity * sizeof(unsigned), capacity);
+            return shared_span<unsigned>(kSumsBytes + part * run_capacity * sizeof(unsigned), run_capacity);
         };
-        label_runs({runs, room(0), room(1), room(2)}, source, diagonal, strip, sums, results);
-    } else {  // in the place of results that are not known until these have been read
+        label_runs({runs, room(0), room(1), room(2)}, source, diagonal, strip, sums, labelling);
+    } else {
+        // No room: the runs borrow the arrays of this strip's results, which are written only after what was borrowed
+        // has been read.
         const auto room = [&](void* slots) { return Span<unsigned>(static_cast<unsigned*>(slots), strip.pixels()); };
-        label_runs({runs, room(results.run_component + strip.slot), room(results.component_parent + strip.slot),
-                    room(results.area ? results.area + strip.slot : nullptr)},
-                   source, diagonal, strip, sums, results);
+        label_runs({runs, room(labelling.run_component + strip.slot), room(labelling.component_parent + strip.slot),
+                    room(labelling.area ? labelling.area + strip.slot : nullptr)},
+                   source, diagonal, strip, sums, labelling);
     }
 }
 

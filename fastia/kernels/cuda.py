@@ -15,10 +15,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fastia.kernels.cuda_plan import Argument, Launch, Pointer
+from fastia.kernels.cuda_plan import Argument, Launch
+from fastia.kernels.cuda_structs import Pointer, Struct
 
 # Contraction would round once where the other backends round twice.
 OPTIONS = ("-std=c++17", "--fmad=false")
@@ -76,8 +78,11 @@ def extra() -> str:
     return "fastia[cuda12]" if (torch.version.cuda or "12").startswith("12") else "fastia[cuda13]"
 
 
-def _value(argument: Argument, addresses: dict[str, int]) -> int | float:
-    """What CuPy passes in 8 bytes, as every parameter of a kernel has: int as long long, float as double."""
+def _value(argument: Argument, addresses: dict[str, int]) -> Any:
+    """CuPy passes an int as long long, a float as double, and a NumPy array of size one by value."""
+    if isinstance(argument, Struct):
+        packed = argument.pack(addresses)
+        return np.frombuffer(packed, f"V{len(packed)}")
     if isinstance(argument, Pointer):
         return addresses[argument.buffer] + argument.offset
     return argument if isinstance(argument, float) else int(argument or 0)

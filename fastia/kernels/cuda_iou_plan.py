@@ -7,18 +7,20 @@ three maps.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
+from fastia.kernels import cuda_structs as structs
 from fastia.kernels.cuda_plan import (
     MASK_DTYPES,
     SUMS_BYTES,
     TUNING,
     Argument,
     Chunk,
+    ComponentOptions,
     Launch,
-    Maps,
+    Masks,
     Needs,
-    Options,
     Plan,
     Pointer,
     Tuning,
@@ -45,9 +47,9 @@ _SORTED_KEYS = 1024  # instances of an image that are sorted in shared memory
 class Scene(NamedTuple):
     """Predictions and ground truth; no instances: the components of the target serve."""
 
-    preds: Maps
-    target: Maps
-    instances: Maps | None
+    preds: Masks
+    target: Masks
+    instances: Masks | None
 
 
 class SceneOptions(NamedTuple):
@@ -136,8 +138,8 @@ class _SceneChunk(Chunk):
         # Contours are done with before these parts of the tables are first written.
         first_run, self.sibling, self.enclosing, contour = tables[3:7]
         filled = options.protocol == "wacv2024"
-        self.first_run: Argument = first_run if filled else None
-        self.contour: Argument = contour if filled else None
+        self.labelling = dataclasses.replace(self.labelling, first_run=first_run if filled else None)
+        self.contour = contour if filled else None
         self.target = None
         if scene.instances is None:
             self.target = Chunk(scene.target, first, images, Needs(labels=True), tuning, self.scratch_bytes)
@@ -146,7 +148,7 @@ class _SceneChunk(Chunk):
             self.count, self.unmatched_count = self.output("count", 4), self.output("unmatched_count", 4)
 
     def launches(self) -> list[Launch]:
-        options, blocks = self.options, self.images * self.strips
+        options, runs, blocks = self.options, self.labelling, self.blocks
         background = -1 if options.background is None else options.background
         classes = options.num_classes or 0
         cells = classes * (classes + 1)
@@ -157,38 +159,39 @@ class _SceneChunk(Chunk):
 
         launches: list[Launch] = []
         labels: list[Argument] = [None] * 5
-        if (chunk := self.target) is not None:
-            ids = Options(8, options.background, options.ignore_index)
-            launches += chunk.find_components(ids, buffer="target")
-            labels = [chunk.words, chunk.run_component, chunk.parent, chunk.rank, chunk.strip_roots]
+        if self.target is not None:
+            ids = ComponentOptions(8, options.background, options.ignore_index)
+            launches += self.target.find_components(ids, buffer="target")
+            found = self.target.labelling
+            labels = [found.words, found.run_component, found.component_parent, found.rank, found.strip_roots]
         launches.append(
             self._kernel(
                 "overlap_strips.cu",
                 f"overlap_strips_{options.protocol}",
                 blocks,
-                SUMS_BYTES + 12 * self.tuning.capacity,
+                self.runs_bytes(),
                 *self._scene(),
-                self.tuning.capacity,
-                self.words,
-                self.counts,
-                self.run_component,
-                self.parent,
-                self.component_class,
+                self.tuning.run_capacity,
+                runs.words,
+                runs.counts,
+                runs.run_component,
+                runs.component_parent,
+                runs.component_class,
                 self.arrivals,
-                self.first_run,
+                runs.first_run,
                 self.cuts,
                 self.segments,
             )
         )
-        launches += self.merge_strips(1)
+        launches += self.merge_strips(8)
         launches.append(
             self._kernel(
                 "overlap_count.cu",
                 "prepare_overlaps",
                 blocks,
                 SUMS_BYTES,
-                self.counts,
-                self.parent,
+                runs.counts,
+                runs.component_parent,
                 self.segments,
                 self.contour,
                 *self.sizes,
@@ -205,9 +208,9 @@ class _SceneChunk(Chunk):
                 blocks,
                 0,
                 *self._scene(),
-                self.words,
-                self.run_component,
-                self.parent,
+                runs.words,
+                runs.run_component,
+                runs.component_parent,
                 self.cuts,
                 *labels,
                 *self.sizes,
@@ -224,7 +227,7 @@ class _SceneChunk(Chunk):
                 SUMS_BYTES + 8 * _SORTED_KEYS,
                 self.images,
                 *self.sizes,
-                self.component_class,
+                runs.component_class,
                 self.image_counts,
                 *self.tables,
                 _SORTED_KEYS,
@@ -238,9 +241,9 @@ class _SceneChunk(Chunk):
                 blocks,
                 SUMS_BYTES,
                 background,
-                self.counts,
-                self.parent,
-                self.component_class,
+                runs.counts,
+                runs.component_parent,
+                runs.component_class,
                 *self.sizes,
                 self.strip_unmatched,
                 self.arrivals,
@@ -254,8 +257,8 @@ class _SceneChunk(Chunk):
                 blocks,
                 0,
                 background,
-                self.counts,
-                self.component_class,
+                runs.counts,
+                runs.component_class,
                 *self.sizes,
                 self.image_counts,
                 *self.tables,
@@ -271,13 +274,18 @@ class _SceneChunk(Chunk):
 
     def _fill_holes(self) -> list[Launch]:
         """In `parent`, from roots to the outermost components that enclose them."""
-        source, grid = "contours.cu", self.images * self.strips
-        runs = (self.words, self.run_component, self.parent, self.component_class, self.contour)
-        links = (self.sibling, self.enclosing)
+        assert self.contour is not None
+        chains = {"sibling": self.sibling, "enclosing": self.enclosing}
+        trace = structs.TraceContours(labelling=self.labelling, contour_parent=self.contour)
+        neighbours = structs.FindNeighbours(labelling=self.labelling, contour_parent=self.contour, **chains)
+        outermost = structs.FindOutermost(labelling=self.labelling, **chains)
         return [
-            self._kernel(source, "trace_contours", grid, 0, *runs),
-            self._kernel(source, "find_neighbours", grid, 0, *runs, self.first_run, *links),
-            self._kernel(source, "find_outermost", grid, 0, self.counts, self.parent, *links),
+            Launch("contours.cu", f"fastia_{name}", self.blocks, self.tuning.block, 0, (given,))
+            for name, given in (
+                ("trace_contours", trace),
+                ("find_neighbours", neighbours),
+                ("find_outermost", outermost),
+            )
         ]
 
     def _scene(self) -> tuple[Argument, ...]:
@@ -295,7 +303,7 @@ class _SceneChunk(Chunk):
             Pointer("error") if options.validate else None,
         )
 
-    def _map(self, name: str, maps: Maps | None) -> tuple[Argument, ...]:
+    def _map(self, name: str, maps: Masks | None) -> tuple[Argument, ...]:
         if maps is None:
             return (None, 0, 0, 0, None, None, 0)
         begin, end = extent(maps)
@@ -304,7 +312,8 @@ class _SceneChunk(Chunk):
         return (data, *maps.strides, Pointer(name, begin), Pointer(name, end), code)
 
     def _kernel(self, source: str, kernel: str, grid: int, shared_bytes: int, *arguments: Argument) -> Launch:
-        arguments = (*self.division, *arguments)
+        division = self.labelling.division
+        arguments = (division.height, division.width, division.rows, *arguments)
         return Launch(source, f"fastia_{kernel}", grid, self.tuning.block, shared_bytes, arguments)
 
 

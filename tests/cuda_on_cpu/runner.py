@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fastia.kernels import cuda_iou_plan, cuda_plan
+from fastia.kernels.cuda_structs import Struct
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -95,6 +96,8 @@ def build(files: dict[str, str], kernels: dict[str, list[str]] = KERNELS, flags:
 
 
 def _argument(argument: cuda_plan.Argument, addresses: dict[str, int]) -> bytes:
+    if isinstance(argument, Struct):
+        return argument.pack(addresses)
     if isinstance(argument, cuda_plan.Pointer):
         argument = addresses[argument.buffer] + argument.offset
     return struct.pack("d" if isinstance(argument, float) else "q", argument or 0)
