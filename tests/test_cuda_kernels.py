@@ -75,7 +75,7 @@ def test_ids_that_are_not_allowed_are_ignored_and_told(kernels):
     masks = np.array([[[1, -3, 1, 65535, 65536, 2**40, 2]]])
     error, labels = np.zeros(2, np.int64), np.empty(masks.shape, np.int32)
     for validate in (False, True):
-        plan = cuda_plan.label(check.maps(masks), ComponentOptions(8, 0, 255, validate))
+        plan = cuda_plan.label(check.masks_of(masks), ComponentOptions(8, 0, 255, validate))
         kernels.run(plan, {"masks": masks, "labels": labels, "error": error}, 0)
         assert labels.tolist() == [[[1, 0, 2, 3, 0, 0, 4]]]
         assert error[0] == validate
@@ -86,8 +86,8 @@ def test_ids_that_are_not_allowed_are_ignored_and_told(kernels):
 def test_empty_batches_have_empty_tables(kernels, shape):
     masks = np.zeros(shape, np.uint8)
     for plan in (
-        cuda_plan.label(check.maps(masks), ComponentOptions(8, 0, 255)),
-        cuda_plan.weights(check.maps(masks), ComponentOptions(8, 0, 255), 5.0, "class", "float32"),
+        cuda_plan.label(check.masks_of(masks), ComponentOptions(8, 0, 255)),
+        cuda_plan.weights(check.masks_of(masks), ComponentOptions(8, 0, 255), 5.0, "class", "float32"),
     ):
         assert plan == (0, [])
     check.check_components(kernels, masks, OPTIONS, Tuning(), np.random.default_rng(0), 0)

@@ -12,7 +12,7 @@ constexpr unsigned kNothing = 0xFFFFFFFFu;
 // The runs of an image and their components.
 struct ImageRuns {
     Division division;
-    const Word* words;
+    const Word32* words;
     const unsigned* run_component;
     const unsigned short* component_class;
     const unsigned* component_root;
@@ -43,7 +43,7 @@ class RunRow {
     }
 
     __device__ unsigned run(unsigned x) const { return base_ + words_[x / 32].run(x % 32); }
-    // The component of the image, kBackground or kIgnored; not its root.
+    // The component of the image, kBackgroundComponent or kNoComponent; not its root.
     __device__ unsigned component(unsigned x) const {
         const unsigned component = image_.run_component[run(x)];
         return is_component(component) ? base_ + component : component;
@@ -71,7 +71,7 @@ class RunRow {
 
   private:
     const ImageRuns& image_;
-    const Word* words_;
+    const Word32* words_;
     unsigned base_;
 };
 
@@ -129,10 +129,10 @@ struct TraceContours {
     unsigned* contour_parent;  // [images, 2 * pixels] of run ends
 };
 
-__device__ inline void trace_contours(const TraceContours& given) {
-    const Strip strip = strip_of_block(given.labelling.division);
-    const ImageRuns image(strip, given.labelling);
-    const Span<unsigned> contour(given.contour_parent + 2 * strip.image_slot(), 2 * strip.division.pixels());
+__device__ inline void trace_contours(const TraceContours& parameters) {
+    const Strip strip = strip_of_block(parameters.labelling.division);
+    const ImageRuns image(strip, parameters.labelling);
+    const Span<unsigned> contour(parameters.contour_parent + 2 * strip.image_slot(), 2 * strip.division.pixels());
     const unsigned last = static_cast<unsigned>(strip.division.height - 1);
     for_each_run(strip, image, [&](unsigned x, unsigned y, const RunRow& row) {
         const unsigned class_id = row.class_of(x);
@@ -162,10 +162,10 @@ struct FindNeighbours {
 // What lies left of a component's first run, in its row, is either no run of its class, and then nothing encloses it,
 // or one of a component D that began before: if what follows that run is a hole of D, D encloses it; otherwise both lie
 // in the same surroundings.
-__device__ inline void find_neighbours(const FindNeighbours& given) {
-    const Strip strip = strip_of_block(given.labelling.division);
-    const ImageRuns image(strip, given.labelling);
-    const Span<unsigned> contour(given.contour_parent + 2 * strip.image_slot(), 2 * strip.division.pixels());
+__device__ inline void find_neighbours(const FindNeighbours& parameters) {
+    const Strip strip = strip_of_block(parameters.labelling.division);
+    const ImageRuns image(strip, parameters.labelling);
+    const Span<unsigned> contour(parameters.contour_parent + 2 * strip.image_slot(), 2 * strip.division.pixels());
     for_each_run(strip, image, [&](unsigned x, unsigned, const RunRow& row) {
         const unsigned own = component_that_begins(image, row, x);
         if (own == kNothing) return;
@@ -181,8 +181,8 @@ __device__ inline void find_neighbours(const FindNeighbours& given) {
             else
                 above = found;
         }
-        given.sibling[strip.image_slot() + own] = same;
-        given.enclosing[strip.image_slot() + own] = above;
+        parameters.sibling[strip.image_slot() + own] = same;
+        parameters.enclosing[strip.image_slot() + own] = above;
     });
 }
 
@@ -193,16 +193,16 @@ struct FindOutermost {
 };
 
 // Gives every component of a strip the outermost one that encloses it in place of its root.
-__device__ inline void find_outermost(const FindOutermost& given) {
-    const Strip strip = strip_of_block(given.labelling.division);
-    const Span<unsigned> sibling(given.sibling + strip.image_slot(), strip.division.pixels());
-    unsigned* const component_root = given.labelling.component_parent + strip.slot;
-    const unsigned components = given.labelling.counts[blockIdx.x].components;
+__device__ inline void find_outermost(const FindOutermost& parameters) {
+    const Strip strip = strip_of_block(parameters.labelling.division);
+    const Span<unsigned> sibling(parameters.sibling + strip.image_slot(), strip.division.pixels());
+    unsigned* const component_root = parameters.labelling.component_parent + strip.slot;
+    const unsigned components = parameters.labelling.counts[blockIdx.x].components;
     for (unsigned component = threadIdx.x; component < components; component += blockDim.x) {
         unsigned outermost = component_root[component];
         for (unsigned above = outermost; above != kNothing;) {
             outermost = above;
-            above = given.enclosing[strip.image_slot() + find(sibling, outermost)];
+            above = parameters.enclosing[strip.image_slot() + find(sibling, outermost)];
         }
         component_root[component] = outermost;
     }
@@ -210,6 +210,12 @@ __device__ inline void find_outermost(const FindOutermost& given) {
 
 }  // namespace fastia
 
-extern "C" __global__ void fastia_trace_contours(fastia::TraceContours given) { fastia::trace_contours(given); }
-extern "C" __global__ void fastia_find_neighbours(fastia::FindNeighbours given) { fastia::find_neighbours(given); }
-extern "C" __global__ void fastia_find_outermost(fastia::FindOutermost given) { fastia::find_outermost(given); }
+extern "C" __global__ void fastia_trace_contours(fastia::TraceContours parameters) {
+    fastia::trace_contours(parameters);
+}
+extern "C" __global__ void fastia_find_neighbours(fastia::FindNeighbours parameters) {
+    fastia::find_neighbours(parameters);
+}
+extern "C" __global__ void fastia_find_outermost(fastia::FindOutermost parameters) {
+    fastia::find_outermost(parameters);
+}

@@ -13,8 +13,8 @@ struct Flatten {
 };
 
 template <class Index>
-__device__ void flatten(const Flatten<Index>& given) {
-    const Labelling<Index>& labelling = given.labelling;
+__device__ void flatten(const Flatten<Index>& parameters) {
+    const Labelling<Index>& labelling = parameters.labelling;
     const unsigned* const area = labelling.area;
     Index* const class_total = labelling.class_total;
     const Strip strip = strip_of_block(labelling.division);
@@ -72,12 +72,14 @@ __device__ void flatten(const Flatten<Index>& given) {
     }
     if (labelling.rank) {
         rank_strips(strip, roots, labelling.strip_roots, labelling.arrivals, sums, [&](unsigned all) {
-            if (given.count && threadIdx.x == 0) given.count[strip.image] = static_cast<int>(all);
+            if (parameters.count && threadIdx.x == 0) parameters.count[strip.image] = static_cast<int>(all);
         });
     }
 }
 
 }  // namespace fastia
 
-extern "C" __global__ void fastia_flatten_32(fastia::Flatten<unsigned> given) { fastia::flatten(given); }
-extern "C" __global__ void fastia_flatten_64(fastia::Flatten<unsigned long long> given) { fastia::flatten(given); }
+extern "C" __global__ void fastia_flatten_32(fastia::Flatten<unsigned> parameters) { fastia::flatten(parameters); }
+extern "C" __global__ void fastia_flatten_64(fastia::Flatten<unsigned long long> parameters) {
+    fastia::flatten(parameters);
+}

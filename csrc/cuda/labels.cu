@@ -12,11 +12,11 @@ struct FillLabels {
 };
 
 template <class Index>
-__device__ void fill_labels(const FillLabels<Index>& given) {
-    const Strip strip = strip_of_block(given.labelling.division);
-    const Labels<Index> labels(strip, given.labelling);
-    fill_strip(strip, given.labelling, static_cast<unsigned>(given.word_capacity),
-               static_cast<unsigned>(given.run_capacity), given.labels, [&](unsigned component) {
+__device__ void fill_labels(const FillLabels<Index>& parameters) {
+    const Strip strip = strip_of_block(parameters.labelling.division);
+    const Labels<Index> labels(strip, parameters.labelling);
+    fill_strip(strip, parameters.labelling, static_cast<unsigned>(parameters.word_capacity),
+               static_cast<unsigned>(parameters.run_capacity), parameters.labels, [&](unsigned component) {
                    return is_component(component) ? labels.of(static_cast<Index>(strip.component_base() + component))
                                                   : 0;
                });
@@ -51,9 +51,9 @@ struct FillTables {
 
 // Classes and areas, padding, and boxes that nothing is in yet.
 template <class Index>
-__device__ void fill_tables(const FillTables<Index>& given) {
-    const Labelling<Index>& labelling = given.labelling;
-    const Tables& tables = given.tables;
+__device__ void fill_tables(const FillTables<Index>& parameters) {
+    const Labelling<Index>& labelling = parameters.labelling;
+    const Tables& tables = parameters.tables;
     const Strip strip = strip_of_block(labelling.division);
     const Labels<Index> labels(strip, labelling);
     for (unsigned number = threadIdx.x; number < labelling.counts[blockIdx.x].components; number += blockDim.x) {
@@ -64,7 +64,8 @@ __device__ void fill_tables(const FillTables<Index>& given) {
             tables.set(strip.image, column, labelling.component_class[slot],
                        static_cast<long long>(labelling.total[slot]), 0x7FFFFFFF);
     }
-    tables.pad(strip.image, given.count[strip.image] + static_cast<long long>(strip.number) * blockDim.x + threadIdx.x,
+    tables.pad(strip.image,
+               parameters.count[strip.image] + static_cast<long long>(strip.number) * blockDim.x + threadIdx.x,
                static_cast<long long>(labelling.division.strips()) * blockDim.x);
 }
 
@@ -76,15 +77,15 @@ struct FillBoxes {
 
 // Boxes, by the parts of runs in each word.
 template <class Index>
-__device__ void fill_boxes(const FillBoxes<Index>& given) {
-    const Labelling<Index>& labelling = given.labelling;
+__device__ void fill_boxes(const FillBoxes<Index>& parameters) {
+    const Labelling<Index>& labelling = parameters.labelling;
     const Strip strip = strip_of_block(labelling.division);
     const Labels<Index> labels(strip, labelling);
-    const Word* const words = labelling.words + strip.first_word();
+    const Word32* const words = labelling.words + strip.first_word();
     Cursor at = words_of_thread(strip);
     for (unsigned first = 0; first < strip.words(); first += blockDim.x, at.advance()) {
         const bool present = at.number < strip.words();
-        const Word word = present ? words[at.number] : Word{0, 0};
+        const Word32 word = present ? words[at.number] : Word32{0, 0};
         const unsigned y = strip.first_row + at.row, x = 32 * at.column;
         const unsigned width = present ? strip.word_width(at.column) : 0;
         for (unsigned begin = 0; __any_sync(kAllLanes, begin < width);) {
@@ -98,10 +99,10 @@ __device__ void fill_boxes(const FillBoxes<Index>& given) {
             const Peers<unsigned> peers(label);
             const int y0 = peers.smallest(y), y1 = peers.largest(y) + 1;
             const int x0 = peers.smallest(x + begin), x1 = peers.largest(x + end);
-            if (peers.first() && label > 0 && label <= given.tables.columns) {
+            if (peers.first() && label > 0 && label <= parameters.tables.columns) {
                 // A stale read costs one needless atomic; the result is the same. Without it, the many runs of a large
                 // component would wait for each other.
-                int* const corner = given.tables.bbox + 4 * (strip.image * given.tables.columns + label - 1);
+                int* const corner = parameters.tables.bbox + 4 * (strip.image * parameters.tables.columns + label - 1);
                 if (y0 < corner[0]) atomicMin(corner, y0);
                 if (x0 < corner[1]) atomicMin(corner + 1, x0);
                 if (y1 > corner[2]) atomicMax(corner + 2, y1);
@@ -118,23 +119,29 @@ struct EmptyTables {
     Tables tables;
 };
 
-__device__ inline void empty_tables(const EmptyTables& given) {
-    if (threadIdx.x == 0) given.count[blockIdx.x] = 0;
-    given.tables.pad(blockIdx.x, threadIdx.x, blockDim.x);
+__device__ inline void empty_tables(const EmptyTables& parameters) {
+    if (threadIdx.x == 0) parameters.count[blockIdx.x] = 0;
+    parameters.tables.pad(blockIdx.x, threadIdx.x, blockDim.x);
 }
 
 }  // namespace fastia
 
-extern "C" __global__ void fastia_fill_labels_32(fastia::FillLabels<unsigned> given) { fastia::fill_labels(given); }
-extern "C" __global__ void fastia_fill_labels_64(fastia::FillLabels<unsigned long long> given) {
-    fastia::fill_labels(given);
+extern "C" __global__ void fastia_fill_labels_32(fastia::FillLabels<unsigned> parameters) {
+    fastia::fill_labels(parameters);
 }
-extern "C" __global__ void fastia_fill_tables_32(fastia::FillTables<unsigned> given) { fastia::fill_tables(given); }
-extern "C" __global__ void fastia_fill_tables_64(fastia::FillTables<unsigned long long> given) {
-    fastia::fill_tables(given);
+extern "C" __global__ void fastia_fill_labels_64(fastia::FillLabels<unsigned long long> parameters) {
+    fastia::fill_labels(parameters);
 }
-extern "C" __global__ void fastia_fill_boxes_32(fastia::FillBoxes<unsigned> given) { fastia::fill_boxes(given); }
-extern "C" __global__ void fastia_fill_boxes_64(fastia::FillBoxes<unsigned long long> given) {
-    fastia::fill_boxes(given);
+extern "C" __global__ void fastia_fill_tables_32(fastia::FillTables<unsigned> parameters) {
+    fastia::fill_tables(parameters);
 }
-extern "C" __global__ void fastia_empty_tables(fastia::EmptyTables given) { fastia::empty_tables(given); }
+extern "C" __global__ void fastia_fill_tables_64(fastia::FillTables<unsigned long long> parameters) {
+    fastia::fill_tables(parameters);
+}
+extern "C" __global__ void fastia_fill_boxes_32(fastia::FillBoxes<unsigned> parameters) {
+    fastia::fill_boxes(parameters);
+}
+extern "C" __global__ void fastia_fill_boxes_64(fastia::FillBoxes<unsigned long long> parameters) {
+    fastia::fill_boxes(parameters);
+}
+extern "C" __global__ void fastia_empty_tables(fastia::EmptyTables parameters) { fastia::empty_tables(parameters); }

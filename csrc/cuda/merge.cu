@@ -10,8 +10,8 @@ struct Merge {
 };
 
 template <class Index>
-__device__ void merge(const Merge<Index>& given) {
-    const Labelling<Index>& labelling = given.labelling;
+__device__ void merge(const Merge<Index>& parameters) {
+    const Labelling<Index>& labelling = parameters.labelling;
     const Division& division = labelling.division;
     const unsigned words_per_row = division.words_per_row();
     // A thread for each pixel, not for each word: what takes time here is to wait for parents, one after the other.
@@ -25,23 +25,26 @@ __device__ void merge(const Merge<Index>& given) {
     const unsigned x = threadIdx.x % 32;
 
     const Strip below(division, image, border + 1);
-    const Word* const word = labelling.words + below.first_word() + column;
-    const Word lower = word[0], upper = *(word - words_per_row);
+    const Word32* const word = labelling.words + below.first_word() + column;
+    const Word32 lower = word[0], upper = *(word - words_per_row);
     if (!((upper.edges | lower.edges) >> x & 1)) return;
 
     const Strip above(division, image, border);
     const Span<Index> parent(labelling.component_parent + image * division.pixels(), division.pixels());
-    visit_contacts(upper, lower, x, column == 0, given.connectivity == 8, [&](unsigned upper_run, unsigned lower_run) {
-        const unsigned a = labelling.run_component[above.slot + upper_run];
-        const unsigned b = labelling.run_component[below.slot + lower_run];
-        if (!is_component(a) || !is_component(b)) return false;
-        if (labelling.component_class[above.slot + a] != labelling.component_class[below.slot + b]) return false;
-        unite(parent, static_cast<Index>(above.component_base() + a), static_cast<Index>(below.component_base() + b));
-        return true;
-    });
+    visit_contacts(upper, lower, x, column == 0, parameters.connectivity == 8,
+                   [&](unsigned upper_run, unsigned lower_run) {
+                       const unsigned a = labelling.run_component[above.slot + upper_run];
+                       const unsigned b = labelling.run_component[below.slot + lower_run];
+                       if (!is_component(a) || !is_component(b)) return false;
+                       if (labelling.component_class[above.slot + a] != labelling.component_class[below.slot + b])
+                           return false;
+                       unite(parent, static_cast<Index>(above.component_base() + a),
+                             static_cast<Index>(below.component_base() + b));
+                       return true;
+                   });
 }
 
 }  // namespace fastia
 
-extern "C" __global__ void fastia_merge_32(fastia::Merge<unsigned> given) { fastia::merge(given); }
-extern "C" __global__ void fastia_merge_64(fastia::Merge<unsigned long long> given) { fastia::merge(given); }
+extern "C" __global__ void fastia_merge_32(fastia::Merge<unsigned> parameters) { fastia::merge(parameters); }
+extern "C" __global__ void fastia_merge_64(fastia::Merge<unsigned long long> parameters) { fastia::merge(parameters); }

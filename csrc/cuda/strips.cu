@@ -11,17 +11,17 @@ struct ComponentOptions {
     long long ignore_index;
     long long* error;  // nullptr, or [2]: 1 and an id that is not allowed
 
-    // The class of an id, kBackground or kIgnored.
+    // The class of an id, kBackgroundClass or kIgnoredClass.
     __device__ unsigned class_of(long long id) const {
-        if (has_ignore_index && id == ignore_index) return kIgnored;
+        if (has_ignore_index && id == ignore_index) return kIgnoredClass;
         if (id < 0 || id > kLargestClass) {
             if (error) {
                 error[0] = 1;
                 error[1] = id;
             }
-            return kIgnored;
+            return kIgnoredClass;
         }
-        return id == background ? kBackground : static_cast<unsigned>(id);
+        return id == background ? kBackgroundClass : static_cast<unsigned>(id);
     }
 };
 
@@ -35,7 +35,6 @@ struct Strips {
 
 template <class Id>
 struct MasksSource {
-    static constexpr bool kJoined = false;
     const Masks& masks;
     const ComponentOptions& options;
 
@@ -48,9 +47,10 @@ struct MasksSource {
 };
 
 template <class Id, class Index>
-__device__ void find_components(const Strips<Index>& given) {
-    MasksSource<Id> source{given.masks, given.options};
-    label_strip(source, given.options.connectivity == 8, static_cast<unsigned>(given.run_capacity), given.labelling);
+__device__ void find_components(const Strips<Index>& parameters) {
+    MasksSource<Id> source{parameters.masks, parameters.options};
+    label_strip(source, parameters.options.connectivity == 8, static_cast<unsigned>(parameters.run_capacity),
+                parameters.labelling);
 }
 
 // Blocks of 256 threads that registers must suffice for; a multiprocessor of sm_75 has no more than 4.
@@ -62,14 +62,14 @@ constexpr int kBlocks = 5;
 
 }  // namespace fastia
 
-#define FASTIA_STRIPS(name, Id)                                               \
-    extern "C" __global__ void __launch_bounds__(256, fastia::kBlocks)        \
-        fastia_strips_##name##_32(fastia::Strips<unsigned> given) {           \
-        fastia::find_components<Id>(given);                                   \
-    }                                                                         \
-    extern "C" __global__ void __launch_bounds__(256, 4)                      \
-        fastia_strips_##name##_64(fastia::Strips<unsigned long long> given) { \
-        fastia::find_components<Id>(given);                                   \
+#define FASTIA_STRIPS(name, Id)                                                    \
+    extern "C" __global__ void __launch_bounds__(256, fastia::kBlocks)             \
+        fastia_strips_##name##_32(fastia::Strips<unsigned> parameters) {           \
+        fastia::find_components<Id>(parameters);                                   \
+    }                                                                              \
+    extern "C" __global__ void __launch_bounds__(256, 4)                           \
+        fastia_strips_##name##_64(fastia::Strips<unsigned long long> parameters) { \
+        fastia::find_components<Id>(parameters);                                   \
     }
 
 FASTIA_STRIPS(uint8, unsigned char)

@@ -3,8 +3,7 @@
 //
 // A `Source` says where runs start and which class they are of:
 //     unsigned edges(const Strip&, const Cursor&)         bits of the word of each lane, for all lanes at once
-//     unsigned class_of(image, y, x) const                a class, kBackground or kIgnored
-//     static constexpr bool kJoined                       adjacent runs of a row may be of one class, and then touch
+//     unsigned class_of(image, y, x) const                a class, kBackgroundClass or kIgnoredClass
 #pragma once
 #include "edges.cuh"
 
@@ -15,7 +14,7 @@ constexpr unsigned kNumbered = 0x80000000u;
 
 // Fills in the words of a strip and returns its number of runs.
 template <class Source>
-__device__ unsigned find_runs(Source& source, const Strip& strip, Word* words, Span<unsigned> sums) {
+__device__ unsigned find_runs(Source& source, const Strip& strip, Word32* words, Span<unsigned> sums) {
     unsigned runs = 0;
     Cursor word = words_of_thread(strip);
     for (unsigned first = 0; first < strip.words(); first += blockDim.x, word.advance()) {
@@ -38,10 +37,10 @@ struct Runs {
 // Every run on its own, with its pixels in the word where it starts.
 template <class Source>
 __device__ __forceinline__ void start_runs(const Runs& runs, const Source& source, const Strip& strip,
-                                           const Word* words, bool measured) {
+                                           const Word32* words, bool measured) {
     for (Cursor at = words_of_thread(strip); at.number < strip.words(); at.advance()) {
         const long long y = strip.first_row + at.row, x = 32LL * at.column;
-        const Word word = words[at.number];
+        const Word32 word = words[at.number];
         unsigned run = word.runs_before;
         for (unsigned starts = word.edges; starts; ++run) {
             const unsigned begin = __ffs(starts) - 1;
@@ -57,24 +56,16 @@ __device__ __forceinline__ void start_runs(const Runs& runs, const Source& sourc
 
 // Unites runs of one class that touch, and adds the pixels of runs in words where they only go on.
 template <class Source>
-__device__ __forceinline__ void unite_runs(const Runs& runs, const Strip& strip, bool diagonal, const Word* words,
+__device__ __forceinline__ void unite_runs(const Runs& runs, const Strip& strip, bool diagonal, const Word32* words,
                                            bool measured) {
     for (Cursor at = words_of_thread(strip); at.number < strip.words(); at.advance()) {
-        const Word lower = words[at.number];
+        const Word32 lower = words[at.number];
         if (measured && !(lower.edges & 1)) {
             const unsigned end = lower.edges ? __ffs(lower.edges) - 1 : strip.word_width(at.column);
             atomicAdd(&runs.area[lower.runs_before - 1], end);
         }
-        if constexpr (Source::kJoined) {
-            unsigned run = lower.runs_before;
-            for (unsigned starts = lower.edges; starts; starts &= starts - 1, ++run) {
-                if (at.column == 0 && (starts & 1)) continue;  // the first of its row
-                const unsigned own = runs.class_of[run];
-                if (is_component(own) && runs.class_of[run - 1] == own) unite(runs.parent, run - 1, run);
-            }
-        }
         if (at.row == 0) continue;
-        const Word upper = words[at.number - strip.words_per_row];
+        const Word32 upper = words[at.number - strip.words_per_row];
         for (unsigned starts = upper.edges | lower.edges; starts; starts &= starts - 1) {
             visit_contacts(upper, lower, __ffs(starts) - 1, at.column == 0, diagonal,
                            [&](unsigned above, unsigned below) {
@@ -115,7 +106,7 @@ __device__ __forceinline__ unsigned number_components(const Runs& runs, const St
     unsigned components = 0;
     for (unsigned first = 0; first < runs.count; first += blockDim.x) {
         const unsigned run = first + threadIdx.x;
-        const unsigned own = run < runs.count ? runs.class_of[run] : kIgnored;
+        const unsigned own = run < runs.count ? runs.class_of[run] : kIgnoredClass;
         const bool root = is_component(own) && runs.parent[run] == run;
         const unsigned pixels = root && labelling.area ? runs.area[run] : 0;
         unsigned all;
@@ -155,7 +146,7 @@ __device__ __forceinline__ unsigned number_components(const Runs& runs, const St
 template <class Source, class Index>
 __device__ __forceinline__ void label_runs(const Runs& runs, const Source& source, bool diagonal, const Strip& strip,
                                            Span<unsigned> sums, const Labelling<Index>& labelling) {
-    const Word* const words = labelling.words + strip.first_word();
+    const Word32* const words = labelling.words + strip.first_word();
     start_runs(runs, source, strip, words, labelling.area);
     unite_runs<Source>(runs, strip, diagonal, words, labelling.area);
     find_roots(runs, labelling.area);

@@ -32,34 +32,35 @@ struct FillWeights {
 };
 
 template <class Format, class Index>
-__device__ void fill_weights(const FillWeights<Format, Index>& given) {
+__device__ void fill_weights(const FillWeights<Format, Index>& parameters) {
     using Bits = typename Format::Bits;
-    const Labelling<Index>& labelling = given.labelling;
+    const Labelling<Index>& labelling = parameters.labelling;
     const Strip strip = strip_of_block(labelling.division);
     const long long image_slot = strip.image_slot();
     const Index* const class_total = labelling.class_total + strip.image * labelling.classes;
-    fill_strip(strip, labelling, static_cast<unsigned>(given.word_capacity), static_cast<unsigned>(given.run_capacity),
-               given.weights, [&](unsigned component) -> Bits {
-                   if (component == kIgnored) return Format::round(0.0);
-                   if (component == kBackground) return Format::round(1.0);
+    fill_strip(strip, labelling, static_cast<unsigned>(parameters.word_capacity),
+               static_cast<unsigned>(parameters.run_capacity), parameters.weights, [&](unsigned component) -> Bits {
+                   if (component == kNoComponent) return Format::round(0.0);
+                   if (component == kBackgroundComponent) return Format::round(1.0);
                    const long long slot = strip.slot + component;
                    const Index root = labelling.component_parent[slot];
                    const Index own = labelling.total[image_slot + root];
                    const Index of_class = class_total[labelling.classes > 1 ? labelling.component_class[slot] : 0];
                    const double ratio = __ddiv_rn(static_cast<double>(of_class), static_cast<double>(own));
-                   return Format::round(min(given.tau, ratio));
+                   return Format::round(min(parameters.tau, ratio));
                });
 }
 
 }  // namespace fastia
 
-#define FASTIA_FILL_WEIGHTS(name, Format)                                                                             \
-    extern "C" __global__ void fastia_fill_weights_##name##_32(fastia::FillWeights<fastia::Format, unsigned> given) { \
-        fastia::fill_weights(given);                                                                                  \
-    }                                                                                                                 \
-    extern "C" __global__ void fastia_fill_weights_##name##_64(                                                       \
-        fastia::FillWeights<fastia::Format, unsigned long long> given) {                                              \
-        fastia::fill_weights(given);                                                                                  \
+#define FASTIA_FILL_WEIGHTS(name, Format)                                     \
+    extern "C" __global__ void fastia_fill_weights_##name##_32(               \
+        fastia::FillWeights<fastia::Format, unsigned> parameters) {           \
+        fastia::fill_weights(parameters);                                     \
+    }                                                                         \
+    extern "C" __global__ void fastia_fill_weights_##name##_64(               \
+        fastia::FillWeights<fastia::Format, unsigned long long> parameters) { \
+        fastia::fill_weights(parameters);                                     \
     }
 
 FASTIA_FILL_WEIGHTS(float16, Float16)

@@ -8,7 +8,7 @@ same plan. Conventions:
   (`labels`, `weights`, `count`, `class_id`, `area`, `bbox`), `error` is int64 [2], zeroed before, and set to (1, id)
   by an id that is not allowed; `scratch` holds `Plan.scratch_bytes` of any content, aligned to 256 bytes.
 - Launches run one after the other, in blocks of one dimension. Large batches go in chunks that use the same scratch.
-- Sources lie in `csrc/cuda`, one module each; `KERNELS` names the kernels of each.
+- Sources lie in `csrc/cuda`, one module each; `KERNELS` names the kernels of each and what they take.
 """
 
 from __future__ import annotations
@@ -21,17 +21,22 @@ from fastia.kernels.cuda_structs import Pointer, Struct
 
 MASK_DTYPES = {"bool": "uint8"} | {name: name for name in ("uint8", "int16", "uint16", "int32", "int64")}
 WEIGHT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
-KERNELS = {
-    source: [f"fastia_{name}_{bits}" for name in names for bits in (32, 64)]
-    for source, names in {
-        "strips.cu": [f"strips_{dtype}" for dtype in dict.fromkeys(MASK_DTYPES.values())],
-        "merge.cu": ["merge"],
-        "flatten.cu": ["flatten"],
-        "labels.cu": ["fill_labels", "fill_tables", "fill_boxes"],
-        "weights.cu": [f"fill_weights_{dtype}" for dtype in WEIGHT_BYTES],
-    }.items()
+_STRUCTS: dict[str, dict[str, type[Struct]]] = {
+    "strips.cu": {f"strips_{dtype}": structs.Strips for dtype in dict.fromkeys(MASK_DTYPES.values())},
+    "merge.cu": {"merge": structs.Merge},
+    "flatten.cu": {"flatten": structs.Flatten},
+    "labels.cu": {
+        "fill_labels": structs.FillLabels,
+        "fill_tables": structs.FillTables,
+        "fill_boxes": structs.FillBoxes,
+    },
+    "weights.cu": {f"fill_weights_{dtype}": structs.FillWeights for dtype in WEIGHT_BYTES},
 }
-KERNELS["labels.cu"].append("fastia_empty_tables")
+KERNELS = {
+    source: {f"fastia_{name}_{bits}": struct for name, struct in kernels.items() for bits in (32, 64)}
+    for source, kernels in _STRUCTS.items()
+}
+KERNELS["labels.cu"]["fastia_empty_tables"] = structs.EmptyTables
 
 _DTYPE_CODES = {name: code for code, name in enumerate(("uint8", "int16", "uint16", "int32", "int64"))}  # Dtype
 _RANGES = {"uint8": (0, 2**8 - 1), "uint16": (0, 2**16 - 1)}
@@ -49,9 +54,6 @@ class Masks(NamedTuple):
     dtype: str
 
 
-Argument = Struct | Pointer | int | float | None  # None: a null pointer
-
-
 class Launch(NamedTuple):
     """One kernel launch."""
 
@@ -60,7 +62,7 @@ class Launch(NamedTuple):
     grid: int
     block: int
     shared_bytes: int
-    arguments: tuple[Argument, ...]
+    parameters: Struct
 
 
 class Plan(NamedTuple):
@@ -108,8 +110,8 @@ def components(masks: Masks, options: ComponentOptions, max_components: int, tun
         return [*chunk.find_components(options, count), chunk.fill_labels(), *tables]
 
     if masks.shape[0] and 0 in masks.shape[1:]:
-        given = structs.EmptyTables(count=Pointer("count"), tables=_tables(max_components, 0))
-        return Plan(0, [Launch("labels.cu", "fastia_empty_tables", masks.shape[0], tuning.block, 0, (given,))])
+        parameters = structs.EmptyTables(count=Pointer("count"), tables=_tables(max_components, 0))
+        return Plan(0, [Launch("labels.cu", "fastia_empty_tables", masks.shape[0], tuning.block, 0, parameters)])
     return _plan(masks, Needs(labels=True, areas=True), tuning, launches)
 
 
@@ -254,37 +256,37 @@ class Chunk:
             return []
         words_per_block = self.tuning.block // 32
         blocks = -(-(self.strips - 1) * self.words_per_row // words_per_block)
-        given = structs.Merge(labelling=self.labelling, connectivity=connectivity)
-        return [self._launch("merge.cu", "merge", self.images * blocks, 0, given)]
+        parameters = structs.Merge(labelling=self.labelling, connectivity=connectivity)
+        return [self._launch("merge.cu", "merge", self.images * blocks, 0, parameters)]
 
     def fill_labels(self) -> Launch:
-        given = structs.FillLabels(
+        parameters = structs.FillLabels(
             labelling=self.labelling,
             word_capacity=self.tuning.strip_words[1],
             run_capacity=self.tuning.run_capacity,
             labels=self.output("labels", 4 * self.pixels),
         )
-        return self._launch("labels.cu", "fill_labels", self.blocks, self._fill_bytes(4), given)
+        return self._launch("labels.cu", "fill_labels", self.blocks, self._fill_bytes(4), parameters)
 
     def fill_tables(self, max_components: int, count: Pointer) -> Launch:
         tables = _tables(max_components, self.first)
-        given = structs.FillTables(labelling=self.labelling, count=count, tables=tables)
-        return self._launch("labels.cu", "fill_tables", self.blocks, 0, given)
+        parameters = structs.FillTables(labelling=self.labelling, count=count, tables=tables)
+        return self._launch("labels.cu", "fill_tables", self.blocks, 0, parameters)
 
     def fill_boxes(self, max_components: int) -> Launch:
-        given = structs.FillBoxes(labelling=self.labelling, tables=_tables(max_components, self.first))
-        return self._launch("labels.cu", "fill_boxes", self.blocks, 0, given)
+        parameters = structs.FillBoxes(labelling=self.labelling, tables=_tables(max_components, self.first))
+        return self._launch("labels.cu", "fill_boxes", self.blocks, 0, parameters)
 
     def fill_weights(self, tau: float, dtype: str) -> Launch:
         size = WEIGHT_BYTES[dtype]
-        given = structs.FillWeights(
+        parameters = structs.FillWeights(
             labelling=self.labelling,
             tau=float(tau),
             word_capacity=self.tuning.strip_words[1],
             run_capacity=self.tuning.run_capacity,
             weights=self.output("weights", size * self.pixels),
         )
-        return self._launch("weights.cu", f"fill_weights_{dtype}", self.blocks, self._fill_bytes(size), given)
+        return self._launch("weights.cu", f"fill_weights_{dtype}", self.blocks, self._fill_bytes(size), parameters)
 
     def runs_bytes(self) -> int:
         """Shared memory of kernel 1."""
@@ -293,9 +295,9 @@ class Chunk:
     def _fill_bytes(self, value_bytes: int) -> int:
         return 8 * self.tuning.strip_words[1] + value_bytes * self.tuning.run_capacity
 
-    def _launch(self, source: str, kernel: str, grid: int, shared_bytes: int, given: Struct) -> Launch:
+    def _launch(self, source: str, kernel: str, grid: int, shared_bytes: int, parameters: Struct) -> Launch:
         name = f"fastia_{kernel}_{64 if self.wide else 32}"
-        return Launch(source, name, grid, self.tuning.block, shared_bytes, (given,))
+        return Launch(source, name, grid, self.tuning.block, shared_bytes, parameters)
 
     def scratch(self, size: int) -> Pointer:
         pointer = Pointer("scratch", self.scratch_bytes)

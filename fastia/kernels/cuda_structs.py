@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar, get_type_hints
+
+AnyStruct = TypeVar("AnyStruct", bound="Struct")
 
 
 class Pointer(NamedTuple):
@@ -20,9 +22,24 @@ class Pointer(NamedTuple):
 class Struct:
     """A struct of C++; a null pointer is None."""
 
+    @classmethod
+    def null(cls: type[AnyStruct]) -> AnyStruct:
+        """What is absent: null pointers and zeros."""
+        return cls(
+            **{
+                name: kind.null() if is_struct(kind) else 0 if kind is int else None
+                for name, kind in get_type_hints(cls).items()
+            }
+        )
+
     def pack(self, addresses: dict[str, int]) -> bytes:
         """Its bytes, where buffers lie at these addresses."""
         return b"".join(_pack(value, addresses) for value in vars(self).values())
+
+
+def is_struct(kind: Any) -> bool:
+    """Whether a field of this type is a struct within a struct."""
+    return isinstance(kind, type) and issubclass(kind, Struct)
 
 
 def _pack(value: Struct | Pointer | int | float | None, addresses: dict[str, int]) -> bytes:
@@ -60,12 +77,12 @@ class Labelling(Struct):
 
 @dataclass(frozen=True, kw_only=True)
 class Masks(Struct):
-    data: Pointer | None
+    data: Pointer
     image_stride: int
     row_stride: int
     column_stride: int
-    begin: Pointer | None
-    end: Pointer | None
+    begin: Pointer
+    end: Pointer
     dtype: int
 
 
@@ -143,6 +160,35 @@ class FillWeights(Struct):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OverlapOptions(Struct):
+    exact: int
+    background: int
+    has_ignore_index: int
+    ignore_index: int
+    has_instance_ignore_index: int
+    instance_ignore_index: int
+    num_classes: int
+    error: Pointer | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverlapInputs(Struct):
+    preds: Masks
+    target: Masks
+    instances: Masks
+    options: OverlapOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverlapStrips(Struct):
+    labelling: Labelling
+    inputs: OverlapInputs
+    run_capacity: int
+    cuts: Pointer
+    segments: Pointer
+
+
+@dataclass(frozen=True, kw_only=True)
 class TraceContours(Struct):
     labelling: Labelling
     contour_parent: Pointer
@@ -161,3 +207,114 @@ class FindOutermost(Struct):
     labelling: Labelling
     sibling: Pointer
     enclosing: Pointer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes(Struct):
+    area: Pointer
+    hit: Pointer
+    unlabelled: Pointer
+    void_area: Pointer
+    matched: Pointer
+    rank: Pointer
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverlapTables(Struct):
+    slots_per_image: int
+    id: Pointer
+    area: Pointer
+    class_after: Pointer
+    intersection: Pointer
+    whole: Pointer
+    fraction: Pointer
+    order: Pointer
+    key: Pointer
+    pixels: Pointer
+    hit: Pointer
+    unlabelled: Pointer
+    overlaps: Pointer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlaps(Struct):
+    sizes: Sizes
+    image_counts: Pointer
+    tables: OverlapTables
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOverlaps(Struct):
+    labelling: Labelling
+    segments: Pointer
+    contour_parent: Pointer | None
+    overlaps: Overlaps
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountOverlaps(Struct):
+    labelling: Labelling
+    inputs: OverlapInputs
+    cuts: Pointer
+    target: Labelling
+    overlaps: Overlaps
+    confusion: Pointer | None
+    confusion_stride: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchComponents(Struct):
+    labelling: Labelling
+    images: int
+    background: int
+    overlaps: Overlaps
+    instance_capacity: int
+    count: Pointer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShareComponents(Struct):
+    labelling: Labelling
+    background: int
+    overlaps: Overlaps
+    strip_unmatched: Pointer
+    unmatched_count: Pointer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records(Struct):
+    columns: int
+    unmatched_columns: int
+    class_id: Pointer
+    instance_id: Pointer
+    area: Pointer
+    intersection: Pointer
+    covered: Pointer
+    iou: Pointer
+    unmatched_class_id: Pointer
+    unmatched_area: Pointer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally(Struct):
+    sums: Pointer | None
+    num_classes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FillRecords(Struct):
+    labelling: Labelling
+    background: int
+    overlaps: Overlaps
+    strip_unmatched: Pointer
+    count: Pointer
+    unmatched_count: Pointer
+    records: Records
+    tally: Tally
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmptyRecords(Struct):
+    count: Pointer
+    unmatched_count: Pointer
+    records: Records

@@ -48,7 +48,7 @@ def check_labels(
 ) -> None:
     labels = Output(rng, masks.shape, np.int32)
     kernels.run(
-        cuda_plan.label(maps(masks), ComponentOptions(**options), tuning),
+        cuda_plan.label(masks_of(masks), ComponentOptions(**options), tuning),
         {"masks": masks, "labels": labels.values},
         seed,
     )
@@ -61,7 +61,7 @@ def check_components(
     width = int(rng.integers(9))
     expected = reference.components(masks, **options, max_components=width)
     outputs = {name: Output(rng, field.shape, field.dtype) for name, field in expected._asdict().items()}
-    plan = cuda_plan.components(maps(masks), ComponentOptions(**options), width, tuning)
+    plan = cuda_plan.components(masks_of(masks), ComponentOptions(**options), width, tuning)
     kernels.run(plan, {"masks": masks} | {name: output.values for name, output in outputs.items()}, seed)
     for name, field in expected._asdict().items():
         outputs[name].check(field)
@@ -73,7 +73,7 @@ def check_weights(
     tau, normalizer = pick(rng, TAUS), pick(rng, ("class", "foreground"))
     dtype = pick(rng, ("float16", BFLOAT16, "float32", "float64"))
     weights = Output(rng, masks.shape, dtype)
-    plan = cuda_plan.weights(maps(masks), ComponentOptions(**options), tau, normalizer, dtype, tuning)
+    plan = cuda_plan.weights(masks_of(masks), ComponentOptions(**options), tau, normalizer, dtype, tuning)
     kernels.run(plan, {"masks": masks, "weights": weights.values}, seed)
     weights.check(reference.weights(masks, **options, tau=tau, normalizer=normalizer, dtype=dtype))
 
@@ -81,10 +81,10 @@ def check_weights(
 def labels_of(kernels: Kernels, masks: Array, options: dict[str, Any], tuning: Tuning, seed: int) -> Array:
     labels = np.full(masks.shape, -7, np.int32)
     kernels.run(
-        cuda_plan.label(maps(masks), ComponentOptions(**options), tuning), {"masks": masks, "labels": labels}, seed
+        cuda_plan.label(masks_of(masks), ComponentOptions(**options), tuning), {"masks": masks, "labels": labels}, seed
     )
     return labels
 
 
-def maps(masks: Array) -> Masks:
+def masks_of(masks: Array) -> Masks:
     return Masks(masks.shape, masks.strides, masks.dtype.name)

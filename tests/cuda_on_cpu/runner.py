@@ -6,16 +6,14 @@ import ctypes
 import hashlib
 import os
 import shlex
-import struct
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastia.kernels import cuda_iou_plan, cuda_plan
-from fastia.kernels.cuda_structs import Struct
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -44,8 +42,11 @@ class Kernels:
             self.launch(launch, addresses, seed * 1000 + number)
 
     def launch(self, launch: cuda_plan.Launch, addresses: dict[str, int], seed: int) -> None:
-        arguments = [_argument(argument, addresses) for argument in launch.arguments]
-        self.call(launch.kernel, launch.grid, launch.block, launch.shared_bytes, arguments, seed)
+        got, expected = type(launch.parameters), KERNELS[launch.source][launch.kernel]
+        if got is not expected:
+            raise KernelError(f"{launch.kernel}: got {got.__name__}, expected {expected.__name__}")
+        parameters = launch.parameters.pack(addresses)
+        self.call(launch.kernel, launch.grid, launch.block, launch.shared_bytes, [parameters], seed)
 
     def call(
         self, kernel: str, grid: int, block: int, shared_bytes: int, arguments: Sequence[bytes], seed: int
@@ -72,7 +73,9 @@ def sources() -> dict[str, str]:
     return {path.name: path.read_text() for path in sorted((ROOT / "csrc/cuda").glob("*.cu*"))}
 
 
-def build(files: dict[str, str], kernels: dict[str, list[str]] = KERNELS, flags: tuple[str, ...] = ("-O2",)) -> Path:
+def build(
+    files: dict[str, str], kernels: Mapping[str, Iterable[str]] = KERNELS, flags: tuple[str, ...] = ("-O2",)
+) -> Path:
     """The library of the kernels of some sources, in build/, named for all that went into it."""
     entry = '#include "launch.h"\n' + "".join(f'#include "{file}"\n' for file in kernels)
     entry += "".join(f"CUDA_ON_CPU_KERNEL({kernel})\n" for names in kernels.values() for kernel in names)
@@ -93,11 +96,3 @@ def build(files: dict[str, str], kernels: dict[str, list[str]] = KERNELS, flags:
             raise RuntimeError(f"{shlex.join(command)}\n{result.stderr[:5000]}")
         unfinished.rename(library)
     return library
-
-
-def _argument(argument: cuda_plan.Argument, addresses: dict[str, int]) -> bytes:
-    if isinstance(argument, Struct):
-        return argument.pack(addresses)
-    if isinstance(argument, cuda_plan.Pointer):
-        argument = addresses[argument.buffer] + argument.offset
-    return struct.pack("d" if isinstance(argument, float) else "q", argument or 0)
