@@ -131,8 +131,8 @@ PLANTED = {
     ),
     "pixels on instances of the class added up without an atomic": (
         "overlap_records.cu",
-        "atomicAdd(&sizes.matched[component], own.pixels[overlap]);",
-        "{ const Span<unsigned> sum(sizes.matched, 1u << 31); sum[component] += own.pixels[overlap]; }",
+        "atomicAdd(&sizes.matched[component], tables.pixels[overlap]);",
+        "{ const Span<unsigned> sum(sizes.matched, 1u << 31); sum[component] += tables.pixels[overlap]; }",
     ),
     "a component on void taken for a false one": (
         "overlaps.cuh",
