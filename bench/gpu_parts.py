@@ -16,7 +16,7 @@ import torch
 
 import fastia
 from fastia.kernels import cuda_plan
-from fastia.ops_cuda import _maps
+from fastia.ops_cuda import _masks
 
 PACKAGES = (
     "numpy",
@@ -119,10 +119,10 @@ def launch_times():
     """Where the time of an operation goes: each launch on its own, by CUDA events around it in the whole sequence."""
     from fastia.kernels import cuda
 
-    options = cuda_plan.Options(8, 0, 255)
+    options = cuda_plan.ComponentOptions(8, 0, 255)
     for shape, name in ((TRAINING, "masks"), (SHAPES[1], "masks"), (SHAPES[1], "spiral")):
         batch = scene(name, shape)
-        plan = cuda_plan.weights(_maps(batch), options, 5.0, "class", "float32")
+        plan = cuda_plan.weights(_masks(batch), options, 5.0, "class", "float32")
         buffers = {"masks": batch, "weights": torch.empty(shape, device="cuda")}
         buffers["scratch"] = cuda.empty_scratch(plan.scratch_bytes, batch.device)
         total = {}

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fastia.kernels import cuda, cuda_iou_plan, cuda_plan
 from fastia.kernels.cpu import invalid_id
-from fastia.kernels.cuda_iou_plan import Scene, SceneOptions
-from fastia.kernels.cuda_plan import Maps, Options, Plan
+from fastia.kernels.cuda_iou_plan import OverlapInputs, OverlapOptions
+from fastia.kernels.cuda_plan import ComponentOptions, Masks, Plan
 from fastia.ops import _library
 
 # A plan is made once for masks of the same shape.
@@ -33,10 +33,10 @@ _RECORD_FIELDS = (
 
 
 def label(masks: Tensor, connectivity: int, background: int | None, ignore_index: int | None, validate: bool) -> Tensor:
-    options = Options(connectivity, background, ignore_index, validate)
+    options = ComponentOptions(connectivity, background, ignore_index, validate)
     labels = torch.empty(masks.shape, dtype=torch.int32, device=masks.device)
     _Call({"masks": masks}, {"masks": ignore_index}, validate).run(
-        _plan_label(_maps(masks), options), {"labels": labels}
+        _plan_label(_masks(masks), options), {"labels": labels}
     )
     return labels
 
@@ -49,19 +49,19 @@ def components(
     max_components: int | None,
     validate: bool,
 ) -> tuple[Tensor, ...]:
-    options = Options(connectivity, background, ignore_index, validate)
+    options = ComponentOptions(connectivity, background, ignore_index, validate)
     call = _Call({"masks": masks}, {"masks": ignore_index}, validate)
     labels = torch.empty(masks.shape, dtype=torch.int32, device=masks.device)
     count = torch.empty(len(masks), dtype=torch.int32, device=masks.device)
     found = {"labels": labels, "count": count}
     plan, done = Plan(0, []), 0
     if max_components is None:
-        plan = _plan_components(_maps(masks), options, 0)
+        plan = _plan_components(_masks(masks), options, 0)
         call.run(plan, found | _tables(masks, 0))
         done = len(plan.launches)
         max_components = int(count.max()) if len(count) else 0
 
-    whole = _plan_components(_maps(masks), options, max_components)
+    whole = _plan_components(_masks(masks), options, max_components)
     if whole.launches[:done] != plan.launches:
         done = 0  # chunks of the batch have used the same scratch memory one after the other
     found |= _tables(masks, max_components)
@@ -79,9 +79,9 @@ def weights(
     dtype: torch.dtype,
     validate: bool,
 ) -> Tensor:
-    options = Options(connectivity, background, ignore_index, validate)
+    options = ComponentOptions(connectivity, background, ignore_index, validate)
     out = torch.empty(masks.shape, dtype=dtype, device=masks.device)
-    plan = _plan_weights(_maps(masks), options, tau, normalizer, _name(dtype))
+    plan = _plan_weights(_masks(masks), options, tau, normalizer, _name(dtype))
     _Call({"masks": masks}, {"masks": ignore_index}, validate).run(plan, {"weights": out})
     return out
 
@@ -100,21 +100,21 @@ def instance_iou(
     validate: bool,
     threads: int | None,
 ) -> tuple[Tensor, ...]:
-    options = SceneOptions(protocol, background, ignore_index, instance_ignore_index, num_classes, validate)
-    call, scene = _scene(preds, target, instances, options)
+    options = OverlapOptions(protocol, background, ignore_index, instance_ignore_index, num_classes, validate)
+    call, inputs = _inputs(preds, target, instances, options)
     classes = num_classes or 0
     found = {name: torch.empty(len(preds), dtype=torch.int32, device=preds.device) for name in _RECORD_COUNTS}
     found["confusion"] = torch.zeros((len(preds), classes, classes + 1), dtype=torch.int64, device=preds.device)
     plan, done = Plan(0, []), 0
     if max_instances is None or max_unmatched is None:
-        plan = _plan_instance_iou(scene, options, 0, 0)
+        plan = _plan_instance_iou(inputs, options, 0, 0)
         call.run(plan, found | _records(preds, 0, 0))
         done = max(0, len(plan.launches) - 1)  # the last one fills the records
         counts = [int(found[name].max()) if len(preds) else 0 for name in _RECORD_COUNTS]
         max_instances = counts[0] if max_instances is None else max_instances
         max_unmatched = counts[1] if max_unmatched is None else max_unmatched
 
-    whole = _plan_instance_iou(scene, options, max_instances, max_unmatched)
+    whole = _plan_instance_iou(inputs, options, max_instances, max_unmatched)
     if whole.launches[:done] != plan.launches[:done]:
         done = 0  # chunks of the batch have used the same scratch memory one after the other
         found["confusion"].zero_()
@@ -141,14 +141,14 @@ def add_instances(
     confusion: Tensor,
 ) -> None:
     """Adds a batch to the sums of the metric: `tally [3, C, 4]` of `scores.tally` and `confusion [C, C + 1]`."""
-    options = SceneOptions(protocol, background, ignore_index, instance_ignore_index, len(confusion), validate)
-    call, scene = _scene(preds, target, instances, options)
+    options = OverlapOptions(protocol, background, ignore_index, instance_ignore_index, len(confusion), validate)
+    call, inputs = _inputs(preds, target, instances, options)
     sums = {"tally": tally, "confusion": confusion}
     if not validate:
-        call.run(_plan_update(scene, options), sums)
+        call.run(_plan_update(inputs, options), sums)
         return
     added = {name: torch.zeros_like(values) for name, values in sums.items()}
-    call.run(_plan_update(scene, options), added)  # raises before anything is added
+    call.run(_plan_update(inputs, options), added)  # raises before anything is added
     for name, values in sums.items():
         values += added[name]
 
@@ -202,16 +202,18 @@ def _records(preds: Tensor, instances: int, unmatched: int) -> dict[str, Tensor]
     }
 
 
-def _scene(preds: Tensor, target: Tensor, instances: Tensor | None, options: SceneOptions) -> tuple[_Call, Scene]:
+def _inputs(
+    preds: Tensor, target: Tensor, instances: Tensor | None, options: OverlapOptions
+) -> tuple[_Call, OverlapInputs]:
     maps = {"preds": preds, "target": target} | ({} if instances is None else {"instances": instances})
     ignored = dict.fromkeys(("preds", "target"), options.ignore_index) | {"instances": options.instance_ignore_index}
-    scene = Scene(_maps(preds), _maps(target), None if instances is None else _maps(instances))
-    return _Call(maps, ignored, options.validate, options.num_classes), scene
+    inputs = OverlapInputs(_masks(preds), _masks(target), None if instances is None else _masks(instances))
+    return _Call(maps, ignored, options.validate, options.num_classes), inputs
 
 
-def _maps(masks: Tensor) -> Maps:
+def _masks(masks: Tensor) -> Masks:
     size = masks.element_size()
-    return Maps(tuple(masks.shape), tuple(size * stride for stride in masks.stride()), _name(masks.dtype))
+    return Masks(tuple(masks.shape), tuple(size * stride for stride in masks.stride()), _name(masks.dtype))
 
 
 def _name(dtype: torch.dtype) -> str:

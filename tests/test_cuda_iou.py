@@ -12,8 +12,8 @@ import pytest
 from cuda_on_cpu import check, check_iou, runner
 
 from fastia.kernels import cuda_iou_plan
-from fastia.kernels.cuda_iou_plan import Scene, SceneOptions
-from fastia.kernels.cuda_plan import Maps, Tuning
+from fastia.kernels.cuda_iou_plan import OverlapInputs, OverlapOptions
+from fastia.kernels.cuda_plan import Masks, Tuning
 
 PROTOCOLS = ("exact", "wacv2024")
 IDS = {"background": 0, "ignore_index": 255, "instance_ignore_index": 255, "num_classes": 4}
@@ -86,12 +86,12 @@ def test_sizes_of_instances_and_unmatched_components_in_the_metric(kernels):
 
 def test_ids_that_are_not_allowed_are_told_by_map_and_do_no_harm(kernels):
     maps = [np.array([[[1, 70000, 1]]]), np.array([[[1, 1, 9]]]), np.array([[[5, 5, -7]]])]
-    options = SceneOptions("wacv2024", 0, 255, 255, num_classes=3, validate=True)
+    options = OverlapOptions("wacv2024", 0, 255, 255, num_classes=3, validate=True)
     error, sums, confusion = np.zeros((3, 2), np.int64), np.zeros((3, 3, 4), np.int64), np.zeros((3, 4), np.int64)
     buffers = check_iou.buffers_of(maps) | {"error": error, "tally": sums, "confusion": confusion}
     for instances in (maps[2], None):
-        scene = check_iou.scene_of([maps[0], maps[1], instances])
-        kernels.run(cuda_iou_plan.update(scene, options), buffers, 0)
+        inputs = check_iou.inputs_of([maps[0], maps[1], instances])
+        kernels.run(cuda_iou_plan.update(inputs, options), buffers, 0)
     assert error.tolist() == [[1, 70000], [1, 9], [1, -7]]
     assert sums[0].sum() == 2
 
@@ -105,20 +105,20 @@ def test_empty_batches_have_empty_records(kernels, shape):
 
 
 def test_update_of_a_validation_batch_takes_seven_launches_and_bounded_memory():
-    maps = Maps((16, 513, 513), (513 * 513, 513, 1), "uint8")
-    scene = Scene(maps, maps, maps)
-    plan = cuda_iou_plan.update(scene, SceneOptions("exact", 0, 255, 255, 21))
+    masks = Masks((16, 513, 513), (513 * 513, 513, 1), "uint8")
+    inputs = OverlapInputs(masks, masks, masks)
+    plan = cuda_iou_plan.update(inputs, OverlapOptions("exact", 0, 255, 255, 21))
     assert len(plan.launches) == 7
-    assert len(cuda_iou_plan.update(scene, SceneOptions("wacv2024", 0, 255, 255, 21)).launches) == 10
-    large = Maps((64, 1024, 2048), (1024 * 2048, 2048, 1), "uint8")
-    options = SceneOptions("wacv2024", 0, 255, 255)
-    assert cuda_iou_plan.instance_iou(Scene(large, large, None), options, 100, 100).scratch_bytes <= 2**31
+    assert len(cuda_iou_plan.update(inputs, OverlapOptions("wacv2024", 0, 255, 255, 21)).launches) == 10
+    large = Masks((64, 1024, 2048), (1024 * 2048, 2048, 1), "uint8")
+    options = OverlapOptions("wacv2024", 0, 255, 255)
+    assert cuda_iou_plan.instance_iou(OverlapInputs(large, large, None), options, 100, 100).scratch_bytes <= 2**31
 
 
 def test_image_beyond_32_bit_positions_is_an_error():
-    maps = Maps((1, 2**16, 2**15), (2**31, 2**15, 1), "uint8")
+    masks = Masks((1, 2**16, 2**15), (2**31, 2**15, 1), "uint8")
     with pytest.raises(ValueError, match="at most 2147483647 pixels"):
-        cuda_iou_plan.instance_iou(Scene(maps, maps, None), SceneOptions("exact", 0, 255, 255), 1, 1)
+        cuda_iou_plan.instance_iou(OverlapInputs(masks, masks, None), OverlapOptions("exact", 0, 255, 255), 1, 1)
 
 
 # Mistakes that a kernel may hold: file, text, what it becomes.
@@ -131,8 +131,8 @@ PLANTED = {
     ),
     "pixels on instances of the class added up without an atomic": (
         "overlap_records.cu",
-        "atomicAdd(&sizes.matched[component], own.pixels[overlap]);",
-        "{ const Span<unsigned> sum(sizes.matched, 1u << 31); sum[component] += own.pixels[overlap]; }",
+        "atomicAdd(&sizes.matched[component], tables.pixels[overlap]);",
+        "{ const Span<unsigned> sum(sizes.matched, 1u << 31); sum[component] += tables.pixels[overlap]; }",
     ),
     "a component on void taken for a false one": (
         "overlaps.cuh",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 from cuda_on_cpu import runner
-
-from fastia.kernels.cuda_plan import Launch, Pointer
+from numpy.testing import assert_array_equal
 
 SOURCE = """
 #include <span.cuh>
@@ -38,29 +39,38 @@ extern "C" __global__ void reversed(unsigned* out, long long size) {
     }
 }
 
+struct Range {
+    long long first, step;
+    double scale;
+};
+extern "C" __global__ void fill_with_range(unsigned* out, Range range, unsigned short offset) {
+    const unsigned t = blockIdx.x * blockDim.x + threadIdx.x;
+    out[t] = static_cast<unsigned>(range.scale * static_cast<double>(range.first + t * range.step)) + offset;
+}
+
 extern "C" __global__ void sum_with_atomics(unsigned* out) { atomicAdd(out, threadIdx.x); }
 extern "C" __global__ void sum_without_atomics(unsigned* out) { Span<unsigned>(out, 1)[0] += threadIdx.x; }
 
-extern "C" __global__ void barrier_after_the_end() {
+extern "C" __global__ void barrier_after_the_end(unsigned*) {
     if (threadIdx.x == 5) return;
     __syncthreads();
 }
-extern "C" __global__ void barriers_in_both_branches() {
+extern "C" __global__ void barriers_in_both_branches(unsigned*) {
     if (threadIdx.x < 7) {
         __syncthreads();
     } else {
         __syncthreads();
     }
 }
-extern "C" __global__ void ballot_after_the_end() {
+extern "C" __global__ void ballot_after_the_end(unsigned*) {
     if (threadIdx.x == 40) return;
     __ballot_sync(~0u, true);
 }
-extern "C" __global__ void ballot_with_other_lanes() { __ballot_sync(threadIdx.x % 32 ? ~0u : 3u, true); }
-extern "C" __global__ void ballot_without_the_caller() { __ballot_sync(1u, true); }
-extern "C" __global__ void shuffle_from_outside() { if (threadIdx.x % 32 < 2) __shfl_sync(3u, 1, 4); }
-extern "C" __global__ void index_out_of_bounds() { shared_span<unsigned>(0, 64)[threadIdx.x + 1] = 1; }
-extern "C" __global__ void more_shared_memory_than_given() { shared_span<unsigned>(128, 64)[0] = 1; }
+extern "C" __global__ void ballot_with_other_lanes(unsigned*) { __ballot_sync(threadIdx.x % 32 ? ~0u : 3u, true); }
+extern "C" __global__ void ballot_without_the_caller(unsigned*) { __ballot_sync(1u, true); }
+extern "C" __global__ void shuffle_from_outside(unsigned*) { if (threadIdx.x % 32 < 2) __shfl_sync(3u, 1, 4); }
+extern "C" __global__ void index_out_of_bounds(unsigned*) { shared_span<unsigned>(0, 64)[threadIdx.x + 1] = 1; }
+extern "C" __global__ void more_shared_memory_than_given(unsigned*) { shared_span<unsigned>(128, 64)[0] = 1; }
 extern "C" __global__ void read_before_a_write(unsigned* out) {
     const Span<unsigned> shared = shared_span<unsigned>(0, 64);
     if (threadIdx.x != 3) shared[threadIdx.x] = 1;
@@ -79,7 +89,7 @@ REPORTS = {
     "more_shared_memory_than_given": r"256 bytes has no room for 64 elements at byte 128",
     "read_before_a_write": r"block \d, thread 3: reads shared memory that nobody wrote",
 }
-KERNELS = ["warp_operations", "reversed", "sum_with_atomics", "sum_without_atomics", *REPORTS]
+KERNELS = ["warp_operations", "reversed", "fill_with_range", "sum_with_atomics", "sum_without_atomics", *REPORTS]
 SEEDS = range(20)
 
 
@@ -90,8 +100,7 @@ def toys() -> runner.Kernels:
 
 
 def run(toys, kernel, out, *arguments, grid=3, block=64, seed=0):
-    launch = Launch("toys.cu", kernel, grid, block, 256, (Pointer("out"), *arguments))
-    toys.launch(launch, {"out": out.ctypes.data}, seed)
+    toys.call(kernel, grid, block, 256, [struct.pack("P", out.ctypes.data), *arguments], seed)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -121,7 +130,7 @@ def test_warp_operations_compute_what_they_do_on_a_gpu(toys, seed):
 def test_blocks_share_no_memory_and_barriers_hold(toys, seed):
     out = np.arange(7 * 640, dtype=np.uint32).reshape(7, 10, 64)
     expected = out[:, :, ::-1].copy()
-    run(toys, "reversed", out, 640, grid=7, seed=seed)
+    run(toys, "reversed", out, struct.pack("q", 640), grid=7, seed=seed)
     assert (out == expected).all()
 
 
@@ -134,6 +143,33 @@ def test_atomics_add_up_and_what_is_none_loses_updates(toys):
         assert out[0] == 3 * 64 * 63 // 2
         lost += out[1] != out[0]
     assert lost > len(SEEDS) // 2
+
+
+RANGE, OFFSET = struct.pack("qqd", 2, 3, 0.5), struct.pack("H", 7)
+
+
+def test_arguments_of_any_size_by_value(toys):
+    out = np.zeros((3, 64), np.uint32)
+    run(toys, "fill_with_range", out, RANGE, OFFSET)
+    assert_array_equal(out.ravel(), (2 + 3 * np.arange(192)) // 2 + 7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "report"),
+    [
+        ((RANGE,), "fill_with_range: got 2 arguments, expected 3"),
+        ((RANGE, OFFSET, OFFSET), "fill_with_range: got 4 arguments, expected 3"),
+        ((OFFSET, RANGE), "fill_with_range: argument 2: got 2 bytes, expected 24"),
+        ((RANGE[8:], OFFSET), "fill_with_range: argument 2: got 16 bytes, expected 24"),
+        ((RANGE, bytes(8)), "fill_with_range: argument 3: got 8 bytes, expected 2"),
+    ],
+    ids=["missing", "extra", "swapped", "field missing", "too large"],
+)
+def test_arguments_that_are_not_those_of_the_kernel_are_reported(toys, arguments, report):
+    out = np.zeros((3, 64), np.uint32)
+    with pytest.raises(runner.KernelError, match=f"^{report}$"):
+        run(toys, "fill_with_range", out, *arguments)
+    assert not out.any()
 
 
 @pytest.mark.parametrize("kernel", REPORTS)

@@ -51,7 +51,7 @@ def small_strips(rng: np.random.Generator) -> Tuning:
         block=int(rng.choice((32, 64, 128, 256))),
         strips=1,
         strip_words=(words, words),
-        capacity=int(rng.choice((1, 8, 40, 2720))),
+        run_capacity=int(rng.choice((1, 8, 40, 2720))),
         scratch_bytes=int(rng.choice((1, 20000, 2**29))),
         wide=bool(rng.random() < 0.3),
     )

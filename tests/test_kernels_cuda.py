@@ -23,7 +23,7 @@ import fastia
 from fastia import checks, ops_cuda, reference
 from fastia.functional_instances import instance_overlaps
 from fastia.kernels import cuda, cuda_iou_plan, cuda_plan
-from fastia.kernels.cuda_plan import Launch, Maps, Options
+from fastia.kernels.cuda_plan import ComponentOptions, Launch, Masks
 from fastia.metrics import tally
 
 OPTIONS = (8, 0, 255)  # connectivity, background, ignore_index
@@ -73,9 +73,11 @@ class Kernel:
 
     def __call__(self, grid: Any, block: Any, arguments: Any, *, shared_mem: int) -> None:
         assert self.cupy.entered == [torch.device("cpu"), (0, STREAM)]
-        assert {type(argument) for argument in arguments} <= {int, float}  # CuPy passes a bool in one byte
-        launch = Launch("", self.name, *grid, *block, shared_mem, arguments)
-        self.cupy.kernels.launch(launch, {}, len(self.cupy.launched))
+        for argument in arguments:  # CuPy passes the bytes of an array by value, if it has one element
+            assert type(argument) is np.ndarray
+            assert argument.size == 1
+        packed = [argument.tobytes() for argument in arguments]
+        self.cupy.kernels.call(self.name, *grid, *block, shared_mem, packed, len(self.cupy.launched))
         self.cupy.launched.append(self.name)
 
 
@@ -132,7 +134,7 @@ def test_components_of_unknown_number_are_found_once(cupy):
 
 def test_components_of_unknown_number_in_several_chunks(cupy, monkeypatch):
     tuning = cuda_plan.Tuning(scratch_bytes=1)
-    plan = lambda maps, options, width: cuda_plan.components(maps, options, width, tuning)  # noqa: E731
+    plan = lambda masks, options, width: cuda_plan.components(masks, options, width, tuning)  # noqa: E731
     monkeypatch.setattr(ops_cuda, "_plan_components", plan)
     masks = np.concatenate([generators.nasty()["white 37x70"], generators.nasty()["blobs 37x70"]])
     found = ops_cuda.components(torch.from_numpy(masks), *OPTIONS, None, False)
@@ -180,7 +182,7 @@ def test_kernels_are_loaded_once_by_many_threads(cupy):
 
 
 def plan_of(masks: torch.Tensor) -> list[Launch]:
-    return cuda_plan.label(Maps(tuple(masks.shape), masks.stride(), "uint8"), Options(*OPTIONS)).launches
+    return cuda_plan.label(Masks(tuple(masks.shape), masks.stride(), "uint8"), ComponentOptions(*OPTIONS)).launches
 
 
 def test_first_use_within_a_cuda_graph_is_refused(cupy, monkeypatch):
@@ -304,7 +306,7 @@ def test_instances_equal_the_reference(cupy, part):
 
 def test_instances_of_unknown_number_in_several_chunks(cupy, monkeypatch):
     tuning = cuda_plan.Tuning(scratch_bytes=1)
-    plan = lambda scene, options, *widths: cuda_iou_plan.instance_iou(scene, options, *widths, tuning)  # noqa: E731
+    plan = lambda inputs, options, *widths: cuda_iou_plan.instance_iou(inputs, options, *widths, tuning)  # noqa: E731
     monkeypatch.setattr(ops_cuda, "_plan_instance_iou", plan)
     for seed in range(12):
         arrays, options = scene_of(seed)
@@ -413,8 +415,8 @@ def test_components_are_matched_on_the_cpu_only():
 def test_names_of_dtypes_are_those_of_the_plan():
     assert {ops_cuda._name(dtype) for dtype in checks.MASK_DTYPES} == set(cuda_plan.MASK_DTYPES)
     assert {ops_cuda._name(dtype) for dtype in checks.WEIGHT_DTYPES} == set(cuda_plan.WEIGHT_BYTES)
-    masks = check.maps(np.zeros((2, 3, 4), np.int16).transpose(0, 2, 1))
-    assert ops_cuda._maps(torch.zeros(2, 3, 4, dtype=torch.int16).transpose(1, 2)) == masks
+    masks = check.masks_of(np.zeros((2, 3, 4), np.int16).transpose(0, 2, 1))
+    assert ops_cuda._masks(torch.zeros(2, 3, 4, dtype=torch.int16).transpose(1, 2)) == masks
 
 
 @pytest.mark.parametrize("source", runner.KERNELS)

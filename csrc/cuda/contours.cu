@@ -12,18 +12,25 @@ constexpr unsigned kNothing = 0xFFFFFFFFu;
 // The runs of an image and their components.
 struct ImageRuns {
     Division division;
-    const Word* words;
+    const Word32* words;
     const unsigned* run_component;
     const unsigned short* component_class;
     const unsigned* component_root;
+    const unsigned* first_run;
 
-    __device__ ImageRuns(const Strip& strip, const Word* batch_words, const unsigned* batch_run_component,
-                         const unsigned* batch_component_root, const unsigned short* batch_component_class)
+    __device__ ImageRuns(const Strip& strip, const Labelling<unsigned>& labelling)
         : division(strip.division),
-          words(batch_words + strip.image * strip.division.height * strip.words_per_row),
-          run_component(batch_run_component + strip.image_slot()),
-          component_class(batch_component_class + strip.image_slot()),
-          component_root(batch_component_root + strip.image_slot()) {}
+          words(labelling.words + strip.image * strip.division.height * strip.words_per_row),
+          run_component(labelling.run_component + strip.image_slot()),
+          component_class(labelling.component_class + strip.image_slot()),
+          component_root(labelling.component_parent + strip.image_slot()),
+          first_run(labelling.first_run + strip.image_slot()) {}
+
+    // The first run of a component of the image.
+    __device__ unsigned first_run_of(unsigned component) const {
+        const unsigned strip_pixels = static_cast<unsigned>(division.strip_pixels());
+        return component / strip_pixels * strip_pixels + first_run[component];
+    }
 };
 
 // One row of them. Pixels stand for the run that they lie in.
@@ -36,7 +43,7 @@ class RunRow {
     }
 
     __device__ unsigned run(unsigned x) const { return base_ + words_[x / 32].run(x % 32); }
-    // The component of the image, kBackground or kIgnored; not its root.
+    // The component of the image, kBackgroundComponent or kNoComponent; not its root.
     __device__ unsigned component(unsigned x) const {
         const unsigned component = image_.run_component[run(x)];
         return is_component(component) ? base_ + component : component;
@@ -64,7 +71,7 @@ class RunRow {
 
   private:
     const ImageRuns& image_;
-    const Word* words_;
+    const Word32* words_;
     unsigned base_;
 };
 
@@ -117,8 +124,15 @@ __device__ inline void trace_down(Span<unsigned> contour, const RunRow& upper, c
         unite(contour, own + 1, 2 * lower.run(below) + 1);
 }
 
-__device__ inline void trace_contours(const Strip& strip, const ImageRuns& image, unsigned* contour_parent) {
-    const Span<unsigned> contour(contour_parent + 2 * strip.image_slot(), 2 * strip.division.pixels());
+struct TraceContours {
+    Labelling<unsigned> labelling;
+    unsigned* contour_parent;  // [images, 2 * pixels] of run ends
+};
+
+__device__ inline void trace_contours(const TraceContours& parameters) {
+    const Strip strip = strip_of_block(parameters.labelling.division);
+    const ImageRuns image(strip, parameters.labelling);
+    const Span<unsigned> contour(parameters.contour_parent + 2 * strip.image_slot(), 2 * strip.division.pixels());
     const unsigned last = static_cast<unsigned>(strip.division.height - 1);
     for_each_run(strip, image, [&](unsigned x, unsigned y, const RunRow& row) {
         const unsigned class_id = row.class_of(x);
@@ -131,30 +145,29 @@ __device__ inline void trace_contours(const Strip& strip, const ImageRuns& image
     });
 }
 
-// Whether the run is the first of a component of the image; then its number.
-struct FirstRuns {
-    const unsigned* first_run;  // [images, pixels] of each component of a strip, in the strip
+// The component whose first run is that of pixel x, or kNothing.
+__device__ inline unsigned component_that_begins(const ImageRuns& image, const RunRow& row, unsigned x) {
+    const unsigned own = row.component(x);
+    if (!is_component(own) || image.component_root[own] != own) return kNothing;
+    return image.first_run_of(own) == row.run(x) ? own : kNothing;
+}
 
-    __device__ unsigned component(const Strip& strip, const ImageRuns& image, const RunRow& row, unsigned x) const {
-        const unsigned own = row.component(x);
-        if (!is_component(own) || image.component_root[own] != own) return kNothing;
-        return element(strip, own) == row.run(x) ? own : kNothing;
-    }
-    // The first run of a component of the image.
-    __device__ unsigned element(const Strip& strip, unsigned component) const {
-        const unsigned strip_pixels = static_cast<unsigned>(strip.division.strip_pixels());
-        return component / strip_pixels * strip_pixels + first_run[strip.image_slot() + component];
-    }
+struct FindNeighbours {
+    Labelling<unsigned> labelling;
+    unsigned* contour_parent;  // [images, 2 * pixels] of run ends
+    unsigned* sibling;    // of each component of the image, one in the same surroundings that began before, or itself
+    unsigned* enclosing;  // the component that encloses it, or kNothing: as far as its row tells
 };
 
 // What lies left of a component's first run, in its row, is either no run of its class, and then nothing encloses it,
 // or one of a component D that began before: if what follows that run is a hole of D, D encloses it; otherwise both lie
 // in the same surroundings.
-__device__ inline void find_neighbours(const Strip& strip, const ImageRuns& image, const FirstRuns& first,
-                                       unsigned* contour_parent, unsigned* sibling, unsigned* enclosing) {
-    const Span<unsigned> contour(contour_parent + 2 * strip.image_slot(), 2 * strip.division.pixels());
+__device__ inline void find_neighbours(const FindNeighbours& parameters) {
+    const Strip strip = strip_of_block(parameters.labelling.division);
+    const ImageRuns image(strip, parameters.labelling);
+    const Span<unsigned> contour(parameters.contour_parent + 2 * strip.image_slot(), 2 * strip.division.pixels());
     for_each_run(strip, image, [&](unsigned x, unsigned, const RunRow& row) {
-        const unsigned own = first.component(strip, image, row, x);
+        const unsigned own = component_that_begins(image, row, x);
         if (own == kNothing) return;
         const unsigned class_id = image.component_class[own];
         unsigned left = x;
@@ -163,54 +176,46 @@ __device__ inline void find_neighbours(const Strip& strip, const ImageRuns& imag
         if (left > 0) {
             const unsigned found = image.component_root[row.component(left - 1)];
             const unsigned between = find(contour, 2 * row.run(left - 1) + 1);
-            if (between == find(contour, 2 * first.element(strip, found)))
+            if (between == find(contour, 2 * image.first_run_of(found)))
                 same = found;
             else
                 above = found;
         }
-        sibling[strip.image_slot() + own] = same;
-        enclosing[strip.image_slot() + own] = above;
+        parameters.sibling[strip.image_slot() + own] = same;
+        parameters.enclosing[strip.image_slot() + own] = above;
     });
 }
 
+struct FindOutermost {
+    Labelling<unsigned> labelling;
+    unsigned* sibling;  // as FindNeighbours leaves them
+    const unsigned* enclosing;
+};
+
 // Gives every component of a strip the outermost one that encloses it in place of its root.
-__device__ inline void find_outermost(const Strip& strip, unsigned components, unsigned* component_root,
-                                      unsigned* sibling_parent, const unsigned* enclosing) {
-    const Span<unsigned> sibling(sibling_parent + strip.image_slot(), strip.division.pixels());
+__device__ inline void find_outermost(const FindOutermost& parameters) {
+    const Strip strip = strip_of_block(parameters.labelling.division);
+    const Span<unsigned> sibling(parameters.sibling + strip.image_slot(), strip.division.pixels());
+    unsigned* const component_root = parameters.labelling.component_parent + strip.slot;
+    const unsigned components = parameters.labelling.counts[blockIdx.x].components;
     for (unsigned component = threadIdx.x; component < components; component += blockDim.x) {
-        unsigned outermost = component_root[strip.slot + component];
+        unsigned outermost = component_root[component];
         for (unsigned above = outermost; above != kNothing;) {
             outermost = above;
-            above = enclosing[strip.image_slot() + find(sibling, outermost)];
+            above = parameters.enclosing[strip.image_slot() + find(sibling, outermost)];
         }
-        component_root[strip.slot + component] = outermost;
+        component_root[component] = outermost;
     }
 }
 
 }  // namespace fastia
 
-#define FASTIA_IMAGE_RUNS_PARAMETERS                                                          \
-    const fastia::Word *words, const unsigned *run_component, const unsigned *component_root, \
-        const unsigned short *component_class
-
-extern "C" __global__ void fastia_trace_contours(long long height, long long width, long long rows,
-                                                 FASTIA_IMAGE_RUNS_PARAMETERS, unsigned* contour_parent) {
-    const fastia::Strip strip = fastia::strip_of_block({height, width, rows});
-    const fastia::ImageRuns image(strip, words, run_component, component_root, component_class);
-    fastia::trace_contours(strip, image, contour_parent);
+extern "C" __global__ void fastia_trace_contours(fastia::TraceContours parameters) {
+    fastia::trace_contours(parameters);
 }
-
-extern "C" __global__ void fastia_find_neighbours(long long height, long long width, long long rows,
-                                                  FASTIA_IMAGE_RUNS_PARAMETERS, unsigned* contour_parent,
-                                                  const unsigned* first_run, unsigned* sibling, unsigned* enclosing) {
-    const fastia::Strip strip = fastia::strip_of_block({height, width, rows});
-    const fastia::ImageRuns image(strip, words, run_component, component_root, component_class);
-    fastia::find_neighbours(strip, image, {first_run}, contour_parent, sibling, enclosing);
+extern "C" __global__ void fastia_find_neighbours(fastia::FindNeighbours parameters) {
+    fastia::find_neighbours(parameters);
 }
-
-extern "C" __global__ void fastia_find_outermost(long long height, long long width, long long rows,
-                                                 const fastia::StripCounts* counts, unsigned* component_root,
-                                                 unsigned* sibling_parent, const unsigned* enclosing) {
-    const fastia::Strip strip = fastia::strip_of_block({height, width, rows});
-    fastia::find_outermost(strip, counts[blockIdx.x].components, component_root, sibling_parent, enclosing);
+extern "C" __global__ void fastia_find_outermost(fastia::FindOutermost parameters) {
+    fastia::find_outermost(parameters);
 }

@@ -4,16 +4,19 @@
 
 namespace fastia {
 
-// Ids of a batch of images, in place: strides in bytes.
-template <class Id>
+enum Dtype : long long { kUint8, kInt16, kUint16, kInt32, kInt64 };
+
+// Ids of some images, in place.
 struct Masks {
     const char* data;
-    long long image_stride, row_stride, column_stride;
-    const char *begin, *end;  // of the memory that the batch spans
+    long long image_stride, row_stride, column_stride;  // bytes
+    const char *begin, *end;                            // of the memory that the whole batch spans
+    long long dtype;                                    // a Dtype, for kernels that are compiled for all of them
 
     __device__ const char* at(long long image, long long y, long long x) const {
         return data + image * image_stride + y * row_stride + x * column_stride;
     }
+    template <class Id>
     __device__ Id id(long long image, long long y, long long x) const {
         return *reinterpret_cast<const Id*>(at(image, y, x));
     }
@@ -52,7 +55,7 @@ __device__ inline unsigned edges_of_bytes(const char* bytes, unsigned before) {
 
 // The edges of the word at `own` of each lane, 0 past the strip's end. The lanes hold 32 adjacent words of the strip.
 template <class Id>
-__device__ unsigned find_edges(const Masks<Id>& masks, const Strip& strip, const Cursor& own) {
+__device__ unsigned find_edges(const Masks& masks, const Strip& strip, const Cursor& own) {
     const unsigned lane = threadIdx.x % 32;
     const long long width = strip.division.width;
     unsigned edges = 0;

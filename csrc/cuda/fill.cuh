@@ -12,7 +12,7 @@ struct __align__(sizeof(Value) < 4 ? 4 * sizeof(Value) : 16) Quad {
 
 // Four adjacent pixels a thread, from an address on that suits a Quad, whatever the width; fewer at the ends of rows.
 template <class Value>
-__device__ void fill_quads(const Strip& strip, Span<Word> words, Span<Value> values, Value* out) {
+__device__ void fill_quads(const Strip& strip, Span<Word32> words, Span<Value> values, Value* out) {
     const unsigned width = static_cast<unsigned>(strip.division.width);
     const unsigned past = static_cast<unsigned>(reinterpret_cast<unsigned long long>(out) / sizeof(Value));
     const unsigned quads = (width + 6) / 4;  // the most that have pixels of a row
@@ -22,8 +22,8 @@ __device__ void fill_quads(const Strip& strip, Span<Word> words, Span<Value> val
         const int x = max(first, 0), count = min(first + 4, static_cast<int>(width)) - x;
         if (count <= 0) continue;
         const unsigned column = x / 32, number = at.row * strip.words_per_row + column;
-        const Word word = words[number];
-        const unsigned next = column + 1 < strip.words_per_row ? static_cast<Word>(words[number + 1]).edges : 0;
+        const Word32 word = words[number];
+        const unsigned next = column + 1 < strip.words_per_row ? static_cast<Word32>(words[number + 1]).edges : 0;
         const unsigned edges = __funnelshift_r(word.edges, next, x);
         unsigned run = word.run(x % 32);
         Quad<Value> quad;
@@ -43,15 +43,16 @@ __device__ void fill_quads(const Strip& strip, Span<Word> words, Span<Value> val
 }
 
 // Words and the values of runs go through shared memory where there is room; else each pixel asks for its own.
-template <class Value, class ValueOf>
-__device__ void fill_strip(const Strip& strip, unsigned runs, const Word* image_words, const unsigned* run_component,
-                           unsigned word_capacity, unsigned capacity, Value* out, ValueOf value_of) {
-    const Word* const words = image_words + strip.first_word();
-    const unsigned* const component = run_component + strip.slot;
+template <class Index, class Value, class ValueOf>
+__device__ void fill_strip(const Strip& strip, const Labelling<Index>& labelling, unsigned word_capacity,
+                           unsigned run_capacity, Value* out, ValueOf value_of) {
+    const unsigned runs = labelling.counts[blockIdx.x].runs;
+    const Word32* const words = labelling.words + strip.first_word();
+    const unsigned* const component = labelling.run_component + strip.slot;
     Value* const strip_out = out + strip.slot;
-    if (runs <= capacity && strip.words() <= word_capacity) {
-        const Span<Word> staged = shared_span<Word>(0, word_capacity);
-        const Span<Value> values = shared_span<Value>(word_capacity * sizeof(Word), capacity);
+    if (runs <= run_capacity && strip.words() <= word_capacity) {
+        const Span<Word32> staged = shared_span<Word32>(0, word_capacity);
+        const Span<Value> values = shared_span<Value>(word_capacity * sizeof(Word32), run_capacity);
         for (unsigned word = threadIdx.x; word < strip.words(); word += blockDim.x) staged[word] = words[word];
         for (unsigned run = threadIdx.x; run < runs; run += blockDim.x) values[run] = value_of(component[run]);
         __syncthreads();
@@ -59,7 +60,7 @@ __device__ void fill_strip(const Strip& strip, unsigned runs, const Word* image_
     } else {
         const unsigned width = static_cast<unsigned>(strip.division.width);
         for (Cursor at(threadIdx.x, blockDim.x, width); at.row < strip.rows; at.advance()) {
-            const Word word = words[at.row * strip.words_per_row + at.column / 32];
+            const Word32 word = words[at.row * strip.words_per_row + at.column / 32];
             strip_out[at.number] = value_of(component[word.run(at.column % 32)]);
         }
     }

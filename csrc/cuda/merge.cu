@@ -4,8 +4,15 @@
 namespace fastia {
 
 template <class Index>
-__device__ void merge_strips(bool diagonal, const Division& division, const Word* words, const unsigned* run_component,
-                             Index* component_parent, const unsigned short* component_class) {
+struct Merge {
+    Labelling<Index> labelling;
+    long long connectivity;  // 4 or 8
+};
+
+template <class Index>
+__device__ void merge(const Merge<Index>& parameters) {
+    const Labelling<Index>& labelling = parameters.labelling;
+    const Division& division = labelling.division;
     const unsigned words_per_row = division.words_per_row();
     // A thread for each pixel, not for each word: what takes time here is to wait for parents, one after the other.
     const unsigned words_per_block = blockDim.x / 32;
@@ -18,30 +25,26 @@ __device__ void merge_strips(bool diagonal, const Division& division, const Word
     const unsigned x = threadIdx.x % 32;
 
     const Strip below(division, image, border + 1);
-    const Word* const word = words + below.first_word() + column;
-    const Word lower = word[0], upper = *(word - words_per_row);
+    const Word32* const word = labelling.words + below.first_word() + column;
+    const Word32 lower = word[0], upper = *(word - words_per_row);
     if (!((upper.edges | lower.edges) >> x & 1)) return;
 
     const Strip above(division, image, border);
-    const Span<Index> parent(component_parent + image * division.pixels(), division.pixels());
-    visit_contacts(upper, lower, x, column == 0, diagonal, [&](unsigned upper_run, unsigned lower_run) {
-        const unsigned a = run_component[above.slot + upper_run], b = run_component[below.slot + lower_run];
-        if (!is_component(a) || !is_component(b)) return false;
-        if (component_class[above.slot + a] != component_class[below.slot + b]) return false;
-        unite(parent, static_cast<Index>(above.component_base() + a), static_cast<Index>(below.component_base() + b));
-        return true;
-    });
+    const Span<Index> parent(labelling.component_parent + image * division.pixels(), division.pixels());
+    visit_contacts(upper, lower, x, column == 0, parameters.connectivity == 8,
+                   [&](unsigned upper_run, unsigned lower_run) {
+                       const unsigned a = labelling.run_component[above.slot + upper_run];
+                       const unsigned b = labelling.run_component[below.slot + lower_run];
+                       if (!is_component(a) || !is_component(b)) return false;
+                       if (labelling.component_class[above.slot + a] != labelling.component_class[below.slot + b])
+                           return false;
+                       unite(parent, static_cast<Index>(above.component_base() + a),
+                             static_cast<Index>(below.component_base() + b));
+                       return true;
+                   });
 }
 
 }  // namespace fastia
 
-#define FASTIA_MERGE(name, Index)                                                                                 \
-    extern "C" __global__ void fastia_merge_##name(                                                               \
-        long long height, long long width, long long rows, long long diagonal, const fastia::Word* words,         \
-        const unsigned* run_component, Index* component_parent, const unsigned short* component_class) {          \
-        fastia::merge_strips<Index>(diagonal != 0, {height, width, rows}, words, run_component, component_parent, \
-                                    component_class);                                                             \
-    }
-
-FASTIA_MERGE(32, unsigned)
-FASTIA_MERGE(64, unsigned long long)
+extern "C" __global__ void fastia_merge_32(fastia::Merge<unsigned> parameters) { fastia::merge(parameters); }
+extern "C" __global__ void fastia_merge_64(fastia::Merge<unsigned long long> parameters) { fastia::merge(parameters); }

@@ -1,38 +1,44 @@
 // Kernels 3 and 4 of instance_iou: roots and empty tables; then the pixels of every (component, instance, class).
+#include "overlap_inputs.cuh"
 #include "overlaps.cuh"
 #include "ranks.cuh"
-#include "scene.cuh"
 
 namespace fastia {
 
-__device__ inline void prepare_overlaps(const Division& division, const StripCounts* counts, unsigned* component_parent,
-                                        const unsigned* segments, unsigned* contour_parent, const Sizes& sizes,
-                                        ImageCounts* image_counts, const OverlapTables& batch_tables) {
-    const Strip strip = strip_of_block(division);
-    const Span<unsigned> parent(component_parent + strip.image_slot(), division.pixels());
-    for (unsigned component = threadIdx.x; component < counts[blockIdx.x].components; component += blockDim.x) {
+struct PrepareOverlaps {
+    Labelling<unsigned> labelling;
+    const unsigned* segments;  // [images, strips]
+    unsigned* contour_parent;  // nullptr, or [images, 2 * pixels] of run ends
+    Overlaps overlaps;
+};
+
+__device__ inline void prepare_overlaps(const PrepareOverlaps& parameters) {
+    const Strip strip = strip_of_block(parameters.labelling.division);
+    const StripCounts counts = parameters.labelling.counts[blockIdx.x];
+    const Span<unsigned> parent(parameters.labelling.component_parent + strip.image_slot(), strip.division.pixels());
+    for (unsigned component = threadIdx.x; component < counts.components; component += blockDim.x) {
         const unsigned own = static_cast<unsigned>(strip.component_base()) + component;
         parent.store(own, find(parent, own));
-        sizes.clear(strip.slot + component);
+        parameters.overlaps.sizes.clear(strip.slot + component);
     }
 
-    if (contour_parent) {
+    if (parameters.contour_parent) {
         const unsigned first = 2 * static_cast<unsigned>(strip.component_base());
-        unsigned* const contour = contour_parent + 2 * strip.slot;
-        for (unsigned end = threadIdx.x; end < 2 * counts[blockIdx.x].runs; end += blockDim.x)
-            contour[end] = first + end;
+        unsigned* const contour = parameters.contour_parent + 2 * strip.slot;
+        for (unsigned end = threadIdx.x; end < 2 * counts.runs; end += blockDim.x) contour[end] = first + end;
     }
 
-    const unsigned strips = division.strips();
+    const unsigned strips = strip.division.strips();
     unsigned own = 0, all;
-    for (unsigned s = threadIdx.x; s < strips; s += blockDim.x) own += segments[strip.image * strips + s];
+    for (unsigned s = threadIdx.x; s < strips; s += blockDim.x) own += parameters.segments[strip.image * strips + s];
     sum_before(own, shared_span<unsigned>(0, 32), &all);
     const unsigned slots = slots_for(all);
-    const OverlapTables tables = batch_tables.of_image(strip.image);
+    const OverlapTables tables = parameters.overlaps.tables.of_image(strip.image);
     const unsigned step = strips * blockDim.x;
     for (unsigned long long slot = strip.number * blockDim.x + threadIdx.x; slot < slots; slot += step)
         tables.clear(static_cast<unsigned>(slot));
-    if (strip.number == 0 && threadIdx.x == 0) image_counts[strip.image] = {slots, 0, 0, 0, 0, 0, 0};
+    if (strip.number == 0 && threadIdx.x == 0)
+        parameters.overlaps.image_counts[strip.image] = {slots, 0, 0, 0, 0, 0, 0};
 }
 
 // The pixels of a segment, and of those in other lanes that are like it.
@@ -40,15 +46,19 @@ struct Segment {
     unsigned pixels, component, pred, truth, instance;
 };
 
-// Where the components of the target serve as instances, [images, pixels]; else nullptr.
-struct TargetLabels {
-    const Word* words;
-    const unsigned *run_component, *component_parent, *rank, *strip_roots;
+struct CountOverlaps {
+    Labelling<unsigned> labelling;  // of the prediction, its parents roots or outermost components
+    OverlapInputs inputs;
+    const unsigned* cuts;        // [images, height, words]
+    Labelling<unsigned> target;  // where its components serve as instances
+    Overlaps overlaps;
+    unsigned long long* confusion;  // nullptr, or [C, C + 1] to add to, of each image or of all
+    long long confusion_stride;     // from image to image
 };
 
 template <bool kExact>
 struct Counting {
-    const Scene& scene;
+    const OverlapInputs& inputs;
     const Sizes sizes;  // of the image
     const OverlapTables tables;
     ImageCounts* const counts;
@@ -57,20 +67,20 @@ struct Counting {
 
     __device__ void add(const Segment& segment) {
         const unsigned pixels = segment.pixels;
-        if (segment.truth != kIgnored && confusion) {
-            const unsigned classes = static_cast<unsigned>(scene.classes);
+        if (segment.truth != kIgnoredClass && confusion) {
+            const unsigned classes = static_cast<unsigned>(inputs.options.num_classes);
             atomicAdd(
                 &confusion[static_cast<unsigned long long>(segment.truth) * (classes + 1) + min(segment.pred, classes)],
                 static_cast<unsigned long long>(pixels));
         }
-        const bool labelled = segment.truth != kIgnored, present = is_component(segment.component);
-        if (present && (segment.instance == kIgnored || !labelled))
+        const bool labelled = segment.truth != kIgnoredClass, present = is_component(segment.component);
+        if (present && (segment.instance == kVoidInstance || !labelled))
             atomicAdd(&sizes.void_area[segment.component], pixels);
-        if (segment.instance == kIgnored || (kExact && !labelled)) return;  // void to the records
+        if (segment.instance == kVoidInstance || (kExact && !labelled)) return;  // void to the records
         const bool hit = labelled && segment.pred == segment.truth;
         if (!kExact) {
-            const bool is_background = scene.is_background(segment.pred);
-            if (scene.is_background(segment.truth)) {
+            const bool is_background = inputs.is_background(segment.pred);
+            if (inputs.is_background(segment.truth)) {
                 background += pixels;
                 if (is_background) both += pixels;
             }
@@ -83,7 +93,7 @@ struct Counting {
         if (segment.instance == 0) return;
         const unsigned slot = slot_of_instance(segment.instance);
         atomicAdd(&tables.area[slot], pixels);
-        // An old value read here is one atomic too many, no more.
+        // A stale read costs one needless atomic; the result is the same.
         if (labelled && tables.class_after[slot] <= segment.truth)
             atomicMax(&tables.class_after[slot], segment.truth + 1);
         if (!present) return;
@@ -105,23 +115,22 @@ struct Counting {
 };
 
 template <bool kExact>
-__device__ void count_overlaps(const Scene& scene, const Division& division, const Word* batch_words,
-                               const unsigned* run_component, const unsigned* component_root,
-                               const unsigned* batch_cuts, const TargetLabels& target, const Sizes& sizes,
-                               ImageCounts* image_counts, const OverlapTables& tables, unsigned long long* confusion,
-                               long long confusion_stride) {
-    const Strip strip = strip_of_block(division);
+__device__ void count_overlaps(const CountOverlaps& parameters) {
+    const OverlapInputs& inputs = parameters.inputs;
+    const Strip strip = strip_of_block(parameters.labelling.division);
     const long long image_slot = strip.image_slot();
-    const Word* const words = batch_words + strip.first_word();
-    const unsigned* const cuts = batch_cuts + strip.first_word();
-    Counting<kExact> counting{scene,
-                              sizes.of_image(image_slot),
-                              tables.of_image(strip.image),
-                              image_counts + strip.image,
-                              confusion ? confusion + strip.image * confusion_stride : nullptr,
-                              0,
-                              0,
-                              0};
+    const Word32* const words = parameters.labelling.words + strip.first_word();
+    const unsigned* const cuts = parameters.cuts + strip.first_word();
+    ImageCounts* const counts = parameters.overlaps.image_counts + strip.image;
+    Counting<kExact> counting{
+        inputs,
+        parameters.overlaps.sizes.of_image(image_slot),
+        parameters.overlaps.tables.of_image(strip.image),
+        counts,
+        parameters.confusion ? parameters.confusion + strip.image * parameters.confusion_stride : nullptr,
+        0,
+        0,
+        0};
     Cursor at = words_of_thread(strip);
     for (unsigned first = 0; first < strip.words(); first += blockDim.x, at.advance()) {
         const bool present = at.number < strip.words();
@@ -129,23 +138,24 @@ __device__ void count_overlaps(const Scene& scene, const Division& division, con
         const unsigned width = present ? strip.word_width(at.column) : 0;
         const long long y = strip.first_row + at.row;
         for (unsigned begin = 0; __any_sync(kAllLanes, begin < width);) {
-            Segment segment{0, kIgnored, kIgnored, kIgnored, kIgnored};
+            Segment segment{0, kNoComponent, kIgnoredClass, kIgnoredClass, kVoidInstance};
             if (begin < width) {
                 const unsigned later = begin < 31 ? edges >> (begin + 1) : 0;
                 const unsigned end = later ? begin + __ffs(later) : width;
                 const long long x = 32LL * at.column + begin;
-                const unsigned component = run_component[strip.slot + words[at.number].run(begin)];
-                segment = {end - begin, component, scene.pred(strip.image, y, x), scene.truth(strip.image, y, x), 0};
+                const unsigned component = parameters.labelling.run_component[strip.slot + words[at.number].run(begin)];
+                segment = {end - begin, component, inputs.pred(strip.image, y, x), inputs.truth(strip.image, y, x), 0};
                 if (is_component(component))
-                    segment.component = component_root[image_slot + strip.component_base() + component];
-                if (scene.instances.data) {
-                    segment.instance = scene.instance(strip.image, y, x);
-                } else if (segment.truth == kIgnored) {
-                    segment.instance = kIgnored;
+                    segment.component =
+                        parameters.labelling.component_parent[image_slot + strip.component_base() + component];
+                if (inputs.instances.data) {
+                    segment.instance = inputs.instance(strip.image, y, x);
+                } else if (segment.truth == kIgnoredClass) {
+                    segment.instance = kVoidInstance;
                 } else {
-                    const Labels<unsigned> labels(strip, target.component_parent, target.rank, target.strip_roots);
-                    const Word word = target.words[strip.first_word() + at.number];
-                    const unsigned own = target.run_component[strip.slot + word.run(begin)];
+                    const Labels<unsigned> labels(strip, parameters.target);
+                    const Word32 word = parameters.target.words[strip.first_word() + at.number];
+                    const unsigned own = parameters.target.run_component[strip.slot + word.run(begin)];
                     if (is_component(own))
                         segment.instance = labels.of(static_cast<unsigned>(strip.component_base()) + own);
                 }
@@ -165,7 +175,6 @@ __device__ void count_overlaps(const Scene& scene, const Division& division, con
         const unsigned predicted = sum_over(kAllLanes, counting.predicted);
         const unsigned both = sum_over(kAllLanes, counting.both);
         if (threadIdx.x % 32 == 0) {
-            ImageCounts* const counts = image_counts + strip.image;
             if (background) atomicAdd(&counts->background, background);
             if (predicted) atomicAdd(&counts->predicted, predicted);
             if (both) atomicAdd(&counts->both, both);
@@ -175,28 +184,12 @@ __device__ void count_overlaps(const Scene& scene, const Division& division, con
 
 }  // namespace fastia
 
-extern "C" __global__ void fastia_prepare_overlaps(long long height, long long width, long long rows,
-                                                   const fastia::StripCounts* strip_counts, unsigned* component_parent,
-                                                   const unsigned* segments, unsigned* contour_parent,
-                                                   FASTIA_SIZES_PARAMETERS, fastia::ImageCounts* image_counts,
-                                                   FASTIA_TABLES_PARAMETERS) {
-    fastia::prepare_overlaps({height, width, rows}, strip_counts, component_parent, segments, contour_parent,
-                             FASTIA_SIZES, image_counts, FASTIA_TABLES);
+extern "C" __global__ void fastia_prepare_overlaps(fastia::PrepareOverlaps parameters) {
+    fastia::prepare_overlaps(parameters);
 }
-
-#define FASTIA_COUNT_OVERLAPS(name, kExact)                                                                     \
-    extern "C" __global__ void fastia_count_overlaps_##name(                                                    \
-        long long height, long long width, long long rows, FASTIA_SCENE_PARAMETERS, const fastia::Word* words,  \
-        const unsigned* run_component, const unsigned* component_root, const unsigned* cuts,                    \
-        const fastia::Word* target_words, const unsigned* target_run_component, const unsigned* target_parent,  \
-        const unsigned* target_rank, const unsigned* target_strip_roots, FASTIA_SIZES_PARAMETERS,               \
-        fastia::ImageCounts* image_counts, FASTIA_TABLES_PARAMETERS, unsigned long long* confusion,             \
-        long long confusion_stride) {                                                                           \
-        fastia::count_overlaps<kExact>(                                                                         \
-            FASTIA_SCENE, {height, width, rows}, words, run_component, component_root, cuts,                    \
-            {target_words, target_run_component, target_parent, target_rank, target_strip_roots}, FASTIA_SIZES, \
-            image_counts, FASTIA_TABLES, confusion, confusion_stride);                                          \
-    }
-
-FASTIA_COUNT_OVERLAPS(exact, true)
-FASTIA_COUNT_OVERLAPS(wacv2024, false)
+extern "C" __global__ void fastia_count_overlaps_exact(fastia::CountOverlaps parameters) {
+    fastia::count_overlaps<true>(parameters);
+}
+extern "C" __global__ void fastia_count_overlaps_wacv2024(fastia::CountOverlaps parameters) {
+    fastia::count_overlaps<false>(parameters);
+}

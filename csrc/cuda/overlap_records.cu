@@ -36,12 +36,12 @@ __device__ inline void sort_keys(Span<unsigned long long> keys, unsigned count) 
 // By one block: the instances of an image that have a record, ascending by id, in front of those that have none.
 // Returns how many these are.
 template <class HasRecord>
-__device__ unsigned sort_instances(const OverlapTables& tables, unsigned instances, unsigned capacity,
+__device__ unsigned sort_instances(const OverlapTables& tables, unsigned instances, unsigned instance_capacity,
                                    HasRecord has_record) {
     const Span<unsigned> sums = shared_span<unsigned>(0, 32);
     const Span<unsigned long long> order(tables.order, instances);
-    const bool fits = instances <= capacity;
-    const Span<unsigned long long> shared = shared_span<unsigned long long>(kSumsBytes, capacity);
+    const bool fits = instances <= instance_capacity;
+    const Span<unsigned long long> shared = shared_span<unsigned long long>(kSumsBytes, instance_capacity);
     unsigned own = 0, records;
     for (unsigned i = threadIdx.x; i < instances; i += blockDim.x) {
         unsigned long long key = order[i];
@@ -75,40 +75,59 @@ __device__ void for_each_match(const OverlapTables& tables, const unsigned short
     }
 }
 
+struct MatchComponents {
+    Labelling<unsigned> labelling;
+    long long images;
+    long long background;  // class, -1: none
+    Overlaps overlaps;
+    long long instance_capacity;  // instances of an image that shared memory has room to sort
+    int* count;                   // [images] records
+};
+
 template <bool kExact>
-__device__ void match_components(long long images, const Division& division, long long background,
-                                 const Sizes& batch_sizes, const unsigned short* component_class,
-                                 ImageCounts* image_counts, const OverlapTables& tables, unsigned capacity,
-                                 int* count) {
-    if (blockIdx.x < images) {
-        const OverlapTables own = tables.of_image(blockIdx.x);
-        ImageCounts& counts = image_counts[blockIdx.x];
-        const unsigned records = sort_instances(own, counts.instances, capacity, [=](unsigned class_after) {
-            return class_after && !(kExact && class_after == background + 1);
+__device__ void match_components(const MatchComponents& parameters) {
+    if (blockIdx.x < parameters.images) {
+        const OverlapTables tables = parameters.overlaps.tables.of_image(blockIdx.x);
+        ImageCounts& counts = parameters.overlaps.image_counts[blockIdx.x];
+        const unsigned capacity = static_cast<unsigned>(parameters.instance_capacity);
+        const unsigned records = sort_instances(tables, counts.instances, capacity, [&](unsigned class_after) {
+            return class_after && !(kExact && class_after == parameters.background + 1);
         });
         if (threadIdx.x == 0) {
             counts.records = records;
-            count[blockIdx.x] = static_cast<int>(records + (counts.background ? 1 : 0));
+            parameters.count[blockIdx.x] = static_cast<int>(records + (counts.background ? 1 : 0));
         }
     } else {
-        const unsigned block = blockIdx.x - static_cast<unsigned>(images), strips = division.strips();
+        const Division& division = parameters.labelling.division;
+        const unsigned block = blockIdx.x - static_cast<unsigned>(parameters.images), strips = division.strips();
         const unsigned image = block / strips;
         const long long image_slot = image * division.pixels();
-        const Sizes sizes = batch_sizes.of_image(image_slot);
-        const OverlapTables own = tables.of_image(image);
-        for_each_match(own, component_class + image_slot, image_counts[image].overlaps,
-                       block % strips * blockDim.x + threadIdx.x, strips * blockDim.x,
-                       [&](unsigned overlap, unsigned component, unsigned) {
-                           if (own.pixels[overlap]) atomicAdd(&sizes.matched[component], own.pixels[overlap]);
+        const Sizes sizes = parameters.overlaps.sizes.of_image(image_slot);
+        const OverlapTables tables = parameters.overlaps.tables.of_image(image);
+        for_each_match(tables, parameters.labelling.component_class + image_slot,
+                       parameters.overlaps.image_counts[image].overlaps, block % strips * blockDim.x + threadIdx.x,
+                       strips * blockDim.x, [&](unsigned overlap, unsigned component, unsigned) {
+                           if (tables.pixels[overlap]) atomicAdd(&sizes.matched[component], tables.pixels[overlap]);
                        });
     }
 }
 
+struct ShareComponents {
+    Labelling<unsigned> labelling;
+    long long background;  // class, -1: none
+    Overlaps overlaps;
+    unsigned* strip_unmatched;  // [images, strips] false components, then those of the strips before
+    int* unmatched_count;       // [images]
+};
+
 // The part of a component that lies outside of all instances of its class goes to those that it overlaps, in
 // proportion.
 template <bool kExact>
-__device__ void share_components(const Strip& strip, const Sizes& sizes, const OverlapTables& tables,
-                                 const unsigned short* component_class, unsigned overlaps) {
+__device__ void add_shares(const ShareComponents& parameters, const Strip& strip) {
+    const Sizes sizes = parameters.overlaps.sizes.of_image(strip.image_slot());
+    const OverlapTables tables = parameters.overlaps.tables.of_image(strip.image);
+    const unsigned short* const component_class = parameters.labelling.component_class + strip.image_slot();
+    const unsigned overlaps = parameters.overlaps.image_counts[strip.image].overlaps;
     for_each_match(tables, component_class, overlaps, strip.number * blockDim.x + threadIdx.x,
                    strip.division.strips() * blockDim.x, [&](unsigned overlap, unsigned component, unsigned instance) {
                        const unsigned pixels = tables.pixels[overlap] + tables.unlabelled[overlap];
@@ -129,46 +148,59 @@ __device__ void share_components(const Strip& strip, const Sizes& sizes, const O
                    });
 }
 
-__device__ inline void rank_false_components(const Strip& strip, unsigned components, long long background,
-                                             const unsigned* component_root, const unsigned short* component_class,
-                                             const Sizes& sizes, unsigned* strip_unmatched, unsigned* arrivals,
-                                             int* unmatched_count) {
+__device__ inline void rank_false_components(const ShareComponents& parameters, const Strip& strip) {
+    const Labelling<unsigned>& labelling = parameters.labelling;
+    const Sizes& sizes = parameters.overlaps.sizes;
+    const unsigned components = labelling.counts[blockIdx.x].components;
     const Span<unsigned> sums = shared_span<unsigned>(0, 32);
     unsigned unmatched = 0;
     for (unsigned first = 0; first < components; first += blockDim.x) {
         const unsigned component = first + threadIdx.x;
         const long long slot = strip.slot + component;
-        const bool counted = component < components && component_root[slot] == strip.component_base() + component &&
-                             component_class[slot] != background && sizes.is_false(slot);
+        const bool counted = component < components &&
+                             labelling.component_parent[slot] == strip.component_base() + component &&
+                             labelling.component_class[slot] != parameters.background && sizes.is_false(slot);
         unsigned all;
         const unsigned before = sum_before(counted, sums, &all);
         if (component < components) sizes.rank[slot] = counted ? unmatched + before : kEmpty;
         unmatched += all;
     }
-    rank_strips(strip, unmatched, strip_unmatched, arrivals, sums, [&](unsigned all) {
-        if (threadIdx.x == 0) unmatched_count[strip.image] = static_cast<int>(all);
+    rank_strips(strip, unmatched, parameters.strip_unmatched, labelling.arrivals, sums, [&](unsigned all) {
+        if (threadIdx.x == 0) parameters.unmatched_count[strip.image] = static_cast<int>(all);
     });
 }
 
-// The outputs, of K instances and M unmatched components an image.
+template <bool kExact>
+__device__ void share_components(const ShareComponents& parameters) {
+    const Strip strip = strip_of_block(parameters.labelling.division);
+    add_shares<kExact>(parameters, strip);
+    rank_false_components(parameters, strip);
+}
+
+struct Record {
+    int class_id, instance_id;
+    long long area, intersection;
+    double covered, iou;
+};
+
+// The outputs: [images, columns] of instances, [images, unmatched_columns] of unmatched components.
 struct Records {
-    long long columns, unmatched_columns;  // K, M
+    long long columns, unmatched_columns;
     int *class_id, *instance_id;
     long long *area, *intersection;
     double *covered, *iou;
     int* unmatched_class_id;
     long long* unmatched_area;
 
-    __device__ void set(long long image, long long column, int class_of, int id, long long pixels, long long common,
-                        double total, double score) const {
+    __device__ void set(long long image, long long column, const Record& record) const {
         if (column >= columns) return;
         const long long at = image * columns + column;
-        class_id[at] = class_of;
-        instance_id[at] = id;
-        area[at] = pixels;
-        intersection[at] = common;
-        covered[at] = total;
-        iou[at] = score;
+        class_id[at] = record.class_id;
+        instance_id[at] = record.instance_id;
+        area[at] = record.area;
+        intersection[at] = record.intersection;
+        covered[at] = record.covered;
+        iou[at] = record.iou;
     }
     __device__ void set_unmatched(long long image, long long column, int class_of, long long pixels) const {
         if (column >= unmatched_columns) return;
@@ -179,16 +211,16 @@ struct Records {
     __device__ void pad(long long image, long long count, long long unmatched, long long first, long long step) const {
         const double nan = __longlong_as_double(0x7FF8000000000000);
         for (long long column = count + first; column < columns; column += step)
-            set(image, column, -1, -1, 0, 0, 0, nan);
+            set(image, column, {-1, -1, 0, 0, 0, nan});
         for (long long column = unmatched + first; column < unmatched_columns; column += step)
             set_unmatched(image, column, -1, 0);
     }
 };
 
-// The metric's sums by class and size, [3, C, 4]: instances, unmatched components, rint(iou * 2^36).
+// The metric's sums by class and size.
 struct Tally {
-    unsigned long long* sums;  // nullptr: not wanted
-    long long classes;
+    unsigned long long* sums;  // nullptr, or [3, C, 4] to add to: instances, unmatched components, rint(iou * 2^36)
+    long long num_classes;     // C
 
     // Sizes of COCO; 0 is the background.
     __device__ static unsigned size_of(unsigned area) { return area < 32 * 32 ? 1 : area < 96 * 96 ? 2 : 3; }
@@ -196,34 +228,45 @@ struct Tally {
         if (!sums) return;
         const unsigned long long cell = 4ull * class_id + size;
         atomicAdd(&sums[cell], 1ull);
-        atomicAdd(&sums[8 * classes + cell],
+        atomicAdd(&sums[8 * num_classes + cell],
                   static_cast<unsigned long long>(__double2ll_rn(__dmul_rn(iou, 68719476736.0))));  // 2^36
     }
     __device__ void add_unmatched(unsigned class_id, unsigned area) const {
-        if (sums) atomicAdd(&sums[4 * classes + 4ull * class_id + size_of(area)], 1ull);
+        if (sums) atomicAdd(&sums[4 * num_classes + 4ull * class_id + size_of(area)], 1ull);
     }
 };
 
 __device__ inline double iou_of(unsigned area, unsigned intersection, double covered) {
-    const double common = static_cast<double>(intersection);
-    return __ddiv_rn(common, __dsub_rn(__dadd_rn(static_cast<double>(area), covered), common));
+    const double shared = static_cast<double>(intersection);
+    return __ddiv_rn(shared, __dsub_rn(__dadd_rn(static_cast<double>(area), covered), shared));
 }
 
-__device__ inline void fill_records(const Division& division, long long background, const StripCounts* strip_counts,
-                                    const unsigned short* component_class, const Sizes& sizes,
-                                    const ImageCounts* image_counts, const OverlapTables& batch_tables,
-                                    const unsigned* strip_unmatched, const int* count, const int* unmatched_count,
-                                    const Records& records, const Tally& tally) {
-    const Strip strip = strip_of_block(division);
-    const unsigned image = strip.image, strips = division.strips();
+struct FillRecords {
+    Labelling<unsigned> labelling;
+    long long background;  // class, -1: none
+    Overlaps overlaps;
+    const unsigned* strip_unmatched;  // [images, strips] false components of the strips before
+    const int *count, *unmatched_count;
+    Records records;
+    Tally tally;
+};
+
+__device__ inline void fill_records(const FillRecords& parameters) {
+    const Sizes& sizes = parameters.overlaps.sizes;
+    const Records& records = parameters.records;
+    const Tally& tally = parameters.tally;
+    const unsigned short* const component_class = parameters.labelling.component_class;
+    const long long background = parameters.background;
+    const Strip strip = strip_of_block(parameters.labelling.division);
+    const unsigned image = strip.image, strips = strip.division.strips();
     const unsigned first = strip.number * blockDim.x + threadIdx.x, step = strips * blockDim.x;
-    const ImageCounts counts = image_counts[image];
-    const OverlapTables tables = batch_tables.of_image(image);
+    const ImageCounts counts = parameters.overlaps.image_counts[image];
+    const OverlapTables tables = parameters.overlaps.tables.of_image(image);
     const unsigned before = counts.background ? 1 : 0;
     if (before && first == 0) {
         const double covered = static_cast<double>(counts.predicted),
                      iou = iou_of(counts.background, counts.both, covered);
-        records.set(image, 0, static_cast<int>(background), 0, counts.background, counts.both, covered, iou);
+        records.set(image, 0, {static_cast<int>(background), 0, counts.background, counts.both, covered, iou});
         tally.add(static_cast<unsigned>(background), 0, iou);
     }
     for (unsigned long long i = first; i < counts.records; i += step) {
@@ -233,67 +276,46 @@ __device__ inline void fill_records(const Division& division, long long backgrou
         const double whole = static_cast<double>(tables.whole[slot]);
         const double fraction = __ddiv_rn(static_cast<double>(tables.fraction[slot]), 1099511627776.0);  // 2^40
         const double covered = __dadd_rn(whole, fraction), iou = iou_of(area, intersection, covered);
-        records.set(image, i + before, static_cast<int>(class_id), static_cast<int>(id), area, intersection, covered,
-                    iou);
+        records.set(image, i + before,
+                    {static_cast<int>(class_id), static_cast<int>(id), area, intersection, covered, iou});
         tally.add(class_id, class_id == background ? 0 : Tally::size_of(area), iou);
     }
-    for (unsigned component = threadIdx.x; component < strip_counts[blockIdx.x].components; component += blockDim.x) {
+    for (unsigned component = threadIdx.x; component < parameters.labelling.counts[blockIdx.x].components;
+         component += blockDim.x) {
         const long long slot = strip.slot + component;
         const unsigned rank = sizes.rank[slot];
         if (rank == kEmpty) continue;
-        const unsigned column = strip_unmatched[image * strips + strip.number] + rank;
+        const unsigned column = parameters.strip_unmatched[image * strips + strip.number] + rank;
         records.set_unmatched(image, column, component_class[slot], sizes.area[slot]);
         tally.add_unmatched(component_class[slot], sizes.area[slot]);
     }
-    records.pad(image, count[image], unmatched_count[image], first, step);
+    records.pad(image, parameters.count[image], parameters.unmatched_count[image], first, step);
+}
+
+// Records of images without pixels, one block each.
+struct EmptyRecords {
+    int *count, *unmatched_count;
+    Records records;
+};
+
+__device__ inline void empty_records(const EmptyRecords& parameters) {
+    if (threadIdx.x == 0) parameters.count[blockIdx.x] = parameters.unmatched_count[blockIdx.x] = 0;
+    parameters.records.pad(blockIdx.x, 0, 0, threadIdx.x, blockDim.x);
 }
 
 }  // namespace fastia
 
-#define FASTIA_RECORDS_PARAMETERS                                                                                      \
-    long long columns, long long unmatched_columns, int *class_id, int *record_id, long long *area, long long *common, \
-        double *covered, double *iou, int *unmatched_class_id, long long *unmatched_area
-#define FASTIA_RECORDS \
-    {columns, unmatched_columns, class_id, record_id, area, common, covered, iou, unmatched_class_id, unmatched_area}
-
-#define FASTIA_OVERLAP_RECORDS(name, kExact)                                                                        \
-    extern "C" __global__ void fastia_match_components_##name(                                                      \
-        long long height, long long width, long long rows, long long images, long long background,                  \
-        FASTIA_SIZES_PARAMETERS, const unsigned short* component_class, fastia::ImageCounts* image_counts,          \
-        FASTIA_TABLES_PARAMETERS, long long capacity, int* count) {                                                 \
-        fastia::match_components<kExact>(images, {height, width, rows}, background, FASTIA_SIZES, component_class,  \
-                                         image_counts, FASTIA_TABLES, static_cast<unsigned>(capacity), count);      \
-    }                                                                                                               \
-    extern "C" __global__ void fastia_share_components_##name(                                                      \
-        long long height, long long width, long long rows, long long background,                                    \
-        const fastia::StripCounts* strip_counts, const unsigned* component_root,                                    \
-        const unsigned short* component_class, FASTIA_SIZES_PARAMETERS, const fastia::ImageCounts* image_counts,    \
-        FASTIA_TABLES_PARAMETERS, unsigned* strip_unmatched, unsigned* arrivals, int* unmatched_count) {            \
-        const fastia::Strip strip = fastia::strip_of_block({height, width, rows});                                  \
-        const fastia::Sizes sizes FASTIA_SIZES;                                                                     \
-        const fastia::OverlapTables tables FASTIA_TABLES;                                                           \
-        fastia::share_components<kExact>(strip, sizes.of_image(strip.image_slot()), tables.of_image(strip.image),   \
-                                         component_class + strip.image_slot(), image_counts[strip.image].overlaps); \
-        fastia::rank_false_components(strip, strip_counts[blockIdx.x].components, background, component_root,       \
-                                      component_class, sizes, strip_unmatched, arrivals, unmatched_count);          \
-    }
-
-FASTIA_OVERLAP_RECORDS(exact, true)
-FASTIA_OVERLAP_RECORDS(wacv2024, false)
-
-extern "C" __global__ void fastia_fill_records(long long height, long long width, long long rows, long long background,
-                                               const fastia::StripCounts* strip_counts,
-                                               const unsigned short* component_class, FASTIA_SIZES_PARAMETERS,
-                                               const fastia::ImageCounts* image_counts, FASTIA_TABLES_PARAMETERS,
-                                               const unsigned* strip_unmatched, const int* count,
-                                               const int* unmatched_count, FASTIA_RECORDS_PARAMETERS,
-                                               unsigned long long* tally, long long classes) {
-    fastia::fill_records({height, width, rows}, background, strip_counts, component_class, FASTIA_SIZES, image_counts,
-                         FASTIA_TABLES, strip_unmatched, count, unmatched_count, FASTIA_RECORDS, {tally, classes});
+extern "C" __global__ void fastia_match_components_exact(fastia::MatchComponents parameters) {
+    fastia::match_components<true>(parameters);
 }
-
-// Records of images without pixels, one block each.
-extern "C" __global__ void fastia_empty_records(int* count, int* unmatched_count, FASTIA_RECORDS_PARAMETERS) {
-    if (threadIdx.x == 0) count[blockIdx.x] = unmatched_count[blockIdx.x] = 0;
-    fastia::Records FASTIA_RECORDS.pad(blockIdx.x, 0, 0, threadIdx.x, blockDim.x);
+extern "C" __global__ void fastia_match_components_wacv2024(fastia::MatchComponents parameters) {
+    fastia::match_components<false>(parameters);
 }
+extern "C" __global__ void fastia_share_components_exact(fastia::ShareComponents parameters) {
+    fastia::share_components<true>(parameters);
+}
+extern "C" __global__ void fastia_share_components_wacv2024(fastia::ShareComponents parameters) {
+    fastia::share_components<false>(parameters);
+}
+extern "C" __global__ void fastia_fill_records(fastia::FillRecords parameters) { fastia::fill_records(parameters); }
+extern "C" __global__ void fastia_empty_records(fastia::EmptyRecords parameters) { fastia::empty_records(parameters); }

@@ -10,7 +10,7 @@ namespace fastia {
 constexpr unsigned kEmpty = 0xFFFFFFFFu;
 constexpr unsigned long long kEmptyKey = ~0ull;
 
-// Of one image, [images].
+// Of one image.
 struct ImageCounts {
     unsigned slots;                        // of each table
     unsigned instances, overlaps;          // entries
@@ -38,9 +38,9 @@ struct Sizes {
     }
 };
 
-// The slots of an image follow those of the image before, `capacity` each.
+// Slots of instances and of overlaps; those of an image follow those of the image before.
 struct OverlapTables {
-    long long capacity;
+    long long slots_per_image;
     unsigned* id;           // instance, kEmpty: none
     unsigned* area;         // of an instance, in pixels that are no void to the records
     unsigned* class_after;  // its class plus 1, 0 where it has none
@@ -53,9 +53,10 @@ struct OverlapTables {
     unsigned* overlaps;                    // [entries] slots
 
     __device__ OverlapTables of_image(unsigned image) const {
-        const long long at = image * capacity;
-        return {capacity,   id + at,  area + at,   class_after + at, intersection + at, whole + at,   fraction + at,
-                order + at, key + at, pixels + at, hit + at,         unlabelled + at,   overlaps + at};
+        const long long at = image * slots_per_image;
+        return {slots_per_image, id + at,         area + at,    class_after + at, intersection + at,
+                whole + at,      fraction + at,   order + at,   key + at,         pixels + at,
+                hit + at,        unlabelled + at, overlaps + at};
     }
     __device__ void clear(unsigned slot) const {
         id[slot] = kEmpty;
@@ -63,6 +64,13 @@ struct OverlapTables {
         key[slot] = kEmptyKey;
         pixels[slot] = hit[slot] = unlabelled[slot] = 0;
     }
+};
+
+// What is added up of the images of a batch, or of some of them.
+struct Overlaps {
+    Sizes sizes;
+    ImageCounts* image_counts;  // [images]
+    OverlapTables tables;
 };
 
 // Slots for that many segments: a fifth of them stays free.
@@ -93,15 +101,3 @@ __device__ unsigned slot_of(Span<Key> keys, unsigned slots, Key key, Taken taken
 }
 
 }  // namespace fastia
-
-#define FASTIA_SIZES_PARAMETERS \
-    unsigned *size, unsigned *hit, unsigned *unlabelled, unsigned *void_area, unsigned *matched, unsigned *rank
-#define FASTIA_SIZES {size, hit, unlabelled, void_area, matched, rank}
-#define FASTIA_TABLES_PARAMETERS                                                                                     \
-    long long table_capacity, unsigned *instance_id, unsigned *instance_area, unsigned *instance_class,              \
-        unsigned *intersection, unsigned long long *covered_whole, unsigned long long *covered_fraction,             \
-        unsigned long long *order, unsigned long long *overlap_key, unsigned *overlap_pixels, unsigned *overlap_hit, \
-        unsigned *overlap_unlabelled, unsigned *overlap_slots
-#define FASTIA_TABLES                                                                                                  \
-    {table_capacity, instance_id, instance_area,  instance_class, intersection,       covered_whole, covered_fraction, \
-     order,          overlap_key, overlap_pixels, overlap_hit,    overlap_unlabelled, overlap_slots}

@@ -47,11 +47,10 @@ struct Labels {
     const unsigned* strip_roots;  // [strips] roots before each
     Index strip_pixels;
 
-    __device__ Labels(const Strip& strip, const Index* component_parent, const unsigned* root_rank,
-                      const unsigned* roots_before)
-        : parent(component_parent + strip.image_slot()),
-          rank(root_rank + strip.image_slot()),
-          strip_roots(roots_before + strip.image * strip.division.strips()),
+    __device__ Labels(const Strip& strip, const Labelling<Index>& labelling)
+        : parent(labelling.component_parent + strip.image_slot()),
+          rank(labelling.rank + strip.image_slot()),
+          strip_roots(labelling.strip_roots + strip.image * strip.division.strips()),
           strip_pixels(static_cast<Index>(strip.division.strip_pixels())) {}
     __device__ int of(Index component) const {
         const Index root = parent[component];

@@ -11,11 +11,14 @@
 namespace fastia {
 
 constexpr unsigned kAllLanes = 0xFFFFFFFFu;
-// In place of a class or a component.
-constexpr unsigned kBackground = 0xFFFFFFFEu, kIgnored = 0xFFFFFFFFu;
+// In place of a class.
+constexpr unsigned kBackgroundClass = 0xFFFFFFFEu, kIgnoredClass = 0xFFFFFFFFu;
+// In place of a component: what runs of such classes belong to.
+constexpr unsigned kBackgroundComponent = kBackgroundClass, kNoComponent = kIgnoredClass;
 constexpr unsigned kLargestClass = 65535;
 
-__device__ inline bool is_component(unsigned class_or_component) { return class_or_component < kBackground; }
+// Whether a component is one, or a class forms some.
+__device__ inline bool is_component(unsigned component_or_class) { return component_or_class < kBackgroundComponent; }
 
 // Images and the strips that they are cut into.
 struct Division {
@@ -94,7 +97,7 @@ __device__ inline Cursor words_of_thread(const Strip& strip) {
 }
 
 // 32 pixels of a row: bit x of `edges` says that a run starts there; `runs_before` counts the strip's runs up to it.
-struct __align__(8) Word {
+struct __align__(8) Word32 {
     unsigned edges, runs_before;
 
     // The run of pixel x.
@@ -103,6 +106,27 @@ struct __align__(8) Word {
 
 struct __align__(8) StripCounts {
     unsigned runs, components;
+};
+
+// What is known of the images of a batch, or of some of them: how they are cut, their runs and their components. What
+// belongs to the runs or the components of a strip lies in the strip's slots of arrays [images, pixels]. What an
+// operation does not need is nullptr.
+template <class Index>
+struct Labelling {
+    Division division;
+    Word32* words;                    // [images, height, words]
+    StripCounts* counts;              // [images, strips]
+    unsigned* run_component;          // of each run, in the strip
+    Index* component_parent;          // of each component, in the image: its root once `flatten` has run
+    unsigned short* component_class;  // of each component
+    unsigned* first_run;              // of each component, in the strip
+    unsigned* area;                   // of each component: pixels in the strip
+    Index* total;                     // the same, to which `flatten` adds at roots
+    Index* class_total;               // [images, classes] pixels, once `flatten` has run
+    long long classes;                // 1: all classes together
+    unsigned* rank;                   // of roots, among those of their strip
+    unsigned* strip_roots;            // [images, strips] roots, then those of the strips before
+    unsigned* arrivals;               // [images] blocks of `flatten` that have counted their roots
 };
 
 // The smallest element of a set is its root. Parents are never larger than their children.
@@ -136,7 +160,7 @@ __device__ void unite(Span<Index> parent, Index a, Index b) {
 // case their neighbours in the rows are of others, or united with them already. `first` says that the word begins its
 // row.
 template <class Visit>
-__device__ void visit_contacts(const Word& upper, const Word& lower, unsigned x, bool first, bool diagonal,
+__device__ void visit_contacts(const Word32& upper, const Word32& lower, unsigned x, bool first, bool diagonal,
                                Visit visit) {
     const unsigned upper_run = upper.run(x), lower_run = lower.run(x);
     if (visit(upper_run, lower_run) || !diagonal) return;
@@ -195,8 +219,8 @@ __device__ inline unsigned smallest_over(unsigned lanes, unsigned value) { retur
 __device__ inline unsigned largest_over(unsigned lanes, unsigned value) { return __reduce_max_sync(lanes, value); }
 #endif
 
-// The lanes that hold one key combine their values. All lanes of the warp take part; a GPU takes the groups of a warp
-// one after the other, so a lane on its own had better not be one.
+// The lanes that hold one key combine their values. All lanes of the warp take part. Reductions of different groups of
+// lanes run one after another, so a lane that is alone with its key skips its own.
 template <class Key>
 struct Peers {
     unsigned lanes;

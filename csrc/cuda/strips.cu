@@ -3,37 +3,55 @@
 
 namespace fastia {
 
-// Which ids form components.
-struct Classes {
-    long long background;  // -1: none
-    bool has_ignored;
-    long long ignored;
+// Which ids form components, and where these touch.
+struct ComponentOptions {
+    long long connectivity;      // 4 or 8
+    long long background;        // -1: none
+    long long has_ignore_index;  // 0 or 1
+    long long ignore_index;
     long long* error;  // nullptr, or [2]: 1 and an id that is not allowed
 
-    // The class, kBackground or kIgnored.
-    __device__ unsigned of(long long id) const {
-        if (has_ignored && id == ignored) return kIgnored;
+    // The class of an id, kBackgroundClass or kIgnoredClass.
+    __device__ unsigned class_of(long long id) const {
+        if (has_ignore_index && id == ignore_index) return kIgnoredClass;
         if (id < 0 || id > kLargestClass) {
             if (error) {
                 error[0] = 1;
                 error[1] = id;
             }
-            return kIgnored;
+            return kIgnoredClass;
         }
-        return id == background ? kBackground : static_cast<unsigned>(id);
+        return id == background ? kBackgroundClass : static_cast<unsigned>(id);
     }
+};
+
+template <class Index>
+struct Strips {
+    Labelling<Index> labelling;
+    Masks masks;
+    ComponentOptions options;
+    long long run_capacity;  // runs of a strip that shared memory has room for
 };
 
 template <class Id>
-struct PlainMasks {
-    Masks<Id> masks;
-    Classes classes;
+struct MasksSource {
+    const Masks& masks;
+    const ComponentOptions& options;
 
-    __device__ unsigned edges(const Strip& strip, const Cursor& word) const { return find_edges(masks, strip, word); }
+    __device__ unsigned edges(const Strip& strip, const Cursor& word) const {
+        return find_edges<Id>(masks, strip, word);
+    }
     __device__ unsigned class_of(long long image, long long y, long long x) const {
-        return classes.of(static_cast<long long>(masks.id(image, y, x)));
+        return options.class_of(static_cast<long long>(masks.id<Id>(image, y, x)));
     }
 };
+
+template <class Id, class Index>
+__device__ void find_components(const Strips<Index>& parameters) {
+    MasksSource<Id> source{parameters.masks, parameters.options};
+    label_strip(source, parameters.options.connectivity == 8, static_cast<unsigned>(parameters.run_capacity),
+                parameters.labelling);
+}
 
 // Blocks of 256 threads that registers must suffice for; a multiprocessor of sm_75 has no more than 4.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
@@ -44,27 +62,18 @@ constexpr int kBlocks = 5;
 
 }  // namespace fastia
 
-#define FASTIA_STRIPS(name, Id, Index)                                                                                \
-    extern "C" __global__ void __launch_bounds__(256, sizeof(Index) == 4 ? fastia::kBlocks : 4) fastia_strips_##name( \
-        long long height, long long width, long long rows, const char* data, long long image_stride,                  \
-        long long row_stride, long long column_stride, const char* data_begin, const char* data_end,                  \
-        long long background, long long has_ignored, long long ignored, long long* error, long long diagonal,         \
-        long long capacity, fastia::Word* words, fastia::StripCounts* counts, unsigned* run_component,                \
-        Index* component_parent, unsigned short* component_class, unsigned* arrivals, unsigned* area, Index* total,   \
-        Index* class_total, long long classes) {                                                                      \
-        fastia::PlainMasks<Id> source{{data, image_stride, row_stride, column_stride, data_begin, data_end},          \
-                                      {background, has_ignored != 0, ignored, error}};                                \
-        fastia::label_strip<fastia::PlainMasks<Id>, Index>(                                                           \
-            source, diagonal != 0, {height, width, rows}, static_cast<unsigned>(capacity),                            \
-            {words, counts, run_component, component_parent, component_class, arrivals, area, total, class_total,     \
-             classes, nullptr});                                                                                      \
+#define FASTIA_STRIPS(name, Id)                                                    \
+    extern "C" __global__ void __launch_bounds__(256, fastia::kBlocks)             \
+        fastia_strips_##name##_32(fastia::Strips<unsigned> parameters) {           \
+        fastia::find_components<Id>(parameters);                                   \
+    }                                                                              \
+    extern "C" __global__ void __launch_bounds__(256, 4)                           \
+        fastia_strips_##name##_64(fastia::Strips<unsigned long long> parameters) { \
+        fastia::find_components<Id>(parameters);                                   \
     }
-#define FASTIA_STRIPS_OF(name, Id)         \
-    FASTIA_STRIPS(name##_32, Id, unsigned) \
-    FASTIA_STRIPS(name##_64, Id, unsigned long long)
 
-FASTIA_STRIPS_OF(uint8, unsigned char)
-FASTIA_STRIPS_OF(int16, short)
-FASTIA_STRIPS_OF(uint16, unsigned short)
-FASTIA_STRIPS_OF(int32, int)
-FASTIA_STRIPS_OF(int64, long long)
+FASTIA_STRIPS(uint8, unsigned char)
+FASTIA_STRIPS(int16, short)
+FASTIA_STRIPS(uint16, unsigned short)
+FASTIA_STRIPS(int32, int)
+FASTIA_STRIPS(int64, long long)

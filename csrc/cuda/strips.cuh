@@ -3,35 +3,18 @@
 //
 // A `Source` says where runs start and which class they are of:
 //     unsigned edges(const Strip&, const Cursor&)         bits of the word of each lane, for all lanes at once
-//     unsigned class_of(image, y, x) const                a class, kBackground or kIgnored
+//     unsigned class_of(image, y, x) const                a class, kBackgroundClass or kIgnoredClass
 #pragma once
 #include "edges.cuh"
 
 namespace fastia {
-
-// What is found out of runs and components; nullptr where an operation does not need it. The components of strips lie
-// in the slots of their strips, [images, pixels].
-template <class Index>
-struct Results {
-    Word* words;              // [images, rows, words]
-    StripCounts* counts;      // [images, strips]
-    unsigned* run_component;  // [images, pixels] component of each run of a strip
-    Index* component_parent;  // in the image; here the component itself
-    unsigned short* component_class;
-    unsigned* arrivals;   // [images] 0, for flatten to count with
-    unsigned* area;       // pixels in the strip
-    Index* total;         // the same, for flatten to add up
-    Index* class_total;   // [images, classes] 0 for every class that there is
-    long long classes;    // 1: all classes together
-    unsigned* first_run;  // of each component, in the strip
-};
 
 // Marks the parent of a root as the root's number among the components of the strip.
 constexpr unsigned kNumbered = 0x80000000u;
 
 // Fills in the words of a strip and returns its number of runs.
 template <class Source>
-__device__ unsigned find_runs(Source& source, const Strip& strip, Word* words, Span<unsigned> sums) {
+__device__ unsigned find_runs(Source& source, const Strip& strip, Word32* words, Span<unsigned> sums) {
     unsigned runs = 0;
     Cursor word = words_of_thread(strip);
     for (unsigned first = 0; first < strip.words(); first += blockDim.x, word.advance()) {
@@ -54,10 +37,10 @@ struct Runs {
 // Every run on its own, with its pixels in the word where it starts.
 template <class Source>
 __device__ __forceinline__ void start_runs(const Runs& runs, const Source& source, const Strip& strip,
-                                           const Word* words, bool measured) {
+                                           const Word32* words, bool measured) {
     for (Cursor at = words_of_thread(strip); at.number < strip.words(); at.advance()) {
         const long long y = strip.first_row + at.row, x = 32LL * at.column;
-        const Word word = words[at.number];
+        const Word32 word = words[at.number];
         unsigned run = word.runs_before;
         for (unsigned starts = word.edges; starts; ++run) {
             const unsigned begin = __ffs(starts) - 1;
@@ -73,16 +56,16 @@ __device__ __forceinline__ void start_runs(const Runs& runs, const Source& sourc
 
 // Unites runs of one class that touch, and adds the pixels of runs in words where they only go on.
 template <class Source>
-__device__ __forceinline__ void unite_runs(const Runs& runs, const Strip& strip, bool diagonal, const Word* words,
+__device__ __forceinline__ void unite_runs(const Runs& runs, const Strip& strip, bool diagonal, const Word32* words,
                                            bool measured) {
     for (Cursor at = words_of_thread(strip); at.number < strip.words(); at.advance()) {
-        const Word lower = words[at.number];
+        const Word32 lower = words[at.number];
         if (measured && !(lower.edges & 1)) {
             const unsigned end = lower.edges ? __ffs(lower.edges) - 1 : strip.word_width(at.column);
             atomicAdd(&runs.area[lower.runs_before - 1], end);
         }
         if (at.row == 0) continue;
-        const Word upper = words[at.number - strip.words_per_row];
+        const Word32 upper = words[at.number - strip.words_per_row];
         for (unsigned starts = upper.edges | lower.edges; starts; starts &= starts - 1) {
             visit_contacts(upper, lower, __ffs(starts) - 1, at.column == 0, diagonal,
                            [&](unsigned above, unsigned below) {
@@ -119,26 +102,26 @@ __device__ __forceinline__ void find_roots(const Runs& runs, bool measured) {
 // the number of its component. Returns how many there are.
 template <class Index>
 __device__ __forceinline__ unsigned number_components(const Runs& runs, const Strip& strip, Span<unsigned> sums,
-                                                      const Results<Index>& results) {
+                                                      const Labelling<Index>& labelling) {
     unsigned components = 0;
     for (unsigned first = 0; first < runs.count; first += blockDim.x) {
         const unsigned run = first + threadIdx.x;
-        const unsigned own = run < runs.count ? runs.class_of[run] : kIgnored;
+        const unsigned own = run < runs.count ? runs.class_of[run] : kIgnoredClass;
         const bool root = is_component(own) && runs.parent[run] == run;
-        const unsigned pixels = root && results.area ? runs.area[run] : 0;
+        const unsigned pixels = root && labelling.area ? runs.area[run] : 0;
         unsigned all;
         const unsigned number = components + sum_before(root, sums, &all);
         if (root) {
             const long long slot = strip.slot + number;
-            results.component_class[slot] = static_cast<unsigned short>(own);
-            if (results.first_run) results.first_run[slot] = run;
+            labelling.component_class[slot] = static_cast<unsigned short>(own);
+            if (labelling.first_run) labelling.first_run[slot] = run;
             runs.parent[run] = kNumbered | number;
-            if (results.area) {
-                results.area[slot] = pixels;  // overwrites no area that is still to be read: number <= run
-                results.total[slot] = pixels;
+            if (labelling.area) {
+                labelling.area[slot] = pixels;  // overwrites no area that is still to be read: number <= run
+                labelling.total[slot] = pixels;
             }
-            if (results.class_total)
-                results.class_total[strip.image * results.classes + (results.classes > 1 ? own : 0)] = 0;
+            if (labelling.class_total)
+                labelling.class_total[strip.image * labelling.classes + (labelling.classes > 1 ? own : 0)] = 0;
         } else if (run < runs.count && !is_component(own)) {
             runs.parent[run] = own;
         }
@@ -146,7 +129,7 @@ __device__ __forceinline__ unsigned number_components(const Runs& runs, const St
     }
     __syncthreads();
 
-    // Whether the parent of a root still is its number with the mark, or already without: what is left is the number.
+    // A root's parent is `kNumbered | number` until its own thread stores the number: without the mark, both are that.
     for (unsigned run = threadIdx.x; run < runs.count; run += blockDim.x) {
         unsigned component = runs.parent.load(run);
         if (is_component(component)) {
@@ -154,7 +137,7 @@ __device__ __forceinline__ unsigned number_components(const Runs& runs, const St
             component &= ~kNumbered;
         }
         runs.parent.store(run, component);
-        results.run_component[strip.slot + run] = component;
+        labelling.run_component[strip.slot + run] = component;
     }
     return components;
 }
@@ -162,36 +145,37 @@ __device__ __forceinline__ unsigned number_components(const Runs& runs, const St
 // Compiled twice, so that the compiler knows shared memory from global memory.
 template <class Source, class Index>
 __device__ __forceinline__ void label_runs(const Runs& runs, const Source& source, bool diagonal, const Strip& strip,
-                                           Span<unsigned> sums, const Results<Index>& results) {
-    const Word* const words = results.words + strip.first_word();
-    start_runs(runs, source, strip, words, results.area);
-    unite_runs<Source>(runs, strip, diagonal, words, results.area);
-    find_roots(runs, results.area);
-    const unsigned components = number_components(runs, strip, sums, results);
+                                           Span<unsigned> sums, const Labelling<Index>& labelling) {
+    const Word32* const words = labelling.words + strip.first_word();
+    start_runs(runs, source, strip, words, labelling.area);
+    unite_runs<Source>(runs, strip, diagonal, words, labelling.area);
+    find_roots(runs, labelling.area);
+    const unsigned components = number_components(runs, strip, sums, labelling);
     for (unsigned component = threadIdx.x; component < components; component += blockDim.x)
-        results.component_parent[strip.slot + component] = static_cast<Index>(strip.component_base() + component);
+        labelling.component_parent[strip.slot + component] = static_cast<Index>(strip.component_base() + component);
     if (threadIdx.x == 0) {
-        results.counts[blockIdx.x] = {runs.count, components};
-        if (results.arrivals && strip.number == 0) results.arrivals[strip.image] = 0;
+        labelling.counts[blockIdx.x] = {runs.count, components};
+        if (labelling.arrivals && strip.number == 0) labelling.arrivals[strip.image] = 0;
     }
 }
 
 template <class Source, class Index>
-__device__ void label_strip(Source& source, bool diagonal, const Division& division, unsigned capacity,
-                            const Results<Index>& results) {
-    const Strip strip = strip_of_block(division);
+__device__ void label_strip(Source& source, bool diagonal, unsigned run_capacity, const Labelling<Index>& labelling) {
+    const Strip strip = strip_of_block(labelling.division);
     const Span<unsigned> sums = shared_span<unsigned>(0, 32);
-    const unsigned runs = find_runs(source, strip, results.words + strip.first_word(), sums);
-    if (runs <= capacity) {
+    const unsigned runs = find_runs(source, strip, labelling.words + strip.first_word(), sums);
+    if (runs <= run_capacity) {
         const auto room = [=](unsigned part) {
-            return shared_span<unsigned>(kSumsBytes + part * capacity * sizeof(unsigned), capacity);
+            return shared_span<unsigned>(kSumsBytes + part * run_capacity * sizeof(unsigned), run_capacity);
         };
-        label_runs({runs, room(0), room(1), room(2)}, source, diagonal, strip, sums, results);
-    } else {  // in the place of results that are not known until these have been read
+        label_runs({runs, room(0), room(1), room(2)}, source, diagonal, strip, sums, labelling);
+    } else {
+        // No room: the runs borrow the arrays of this strip's results, which are written only after what was borrowed
+        // has been read.
         const auto room = [&](void* slots) { return Span<unsigned>(static_cast<unsigned*>(slots), strip.pixels()); };
-        label_runs({runs, room(results.run_component + strip.slot), room(results.component_parent + strip.slot),
-                    room(results.area ? results.area + strip.slot : nullptr)},
-                   source, diagonal, strip, sums, results);
+        label_runs({runs, room(labelling.run_component + strip.slot), room(labelling.component_parent + strip.slot),
+                    room(labelling.area ? labelling.area + strip.slot : nullptr)},
+                   source, diagonal, strip, sums, labelling);
     }
 }
 

@@ -24,46 +24,46 @@ using Float32 = Format<unsigned, 23, 127>;
 using Float64 = Format<unsigned long long, 52, 1023>;
 
 template <class Format, class Index>
-__device__ void fill_weights(const Division& division, const StripCounts* counts, const Word* words,
-                             const unsigned* run_component, const Index* component_parent,
-                             const unsigned short* component_class, const Index* total, const Index* class_total,
-                             long long classes, double tau, unsigned word_capacity, unsigned capacity,
-                             typename Format::Bits* out) {
+struct FillWeights {
+    Labelling<Index> labelling;
+    double tau;
+    long long word_capacity, run_capacity;  // words and runs of a strip that shared memory has room for
+    typename Format::Bits* weights;         // [images, height, width]
+};
+
+template <class Format, class Index>
+__device__ void fill_weights(const FillWeights<Format, Index>& parameters) {
     using Bits = typename Format::Bits;
-    const Strip strip = strip_of_block(division);
+    const Labelling<Index>& labelling = parameters.labelling;
+    const Strip strip = strip_of_block(labelling.division);
     const long long image_slot = strip.image_slot();
-    const Index* const image_class_total = class_total + strip.image * classes;
-    fill_strip(strip, counts[blockIdx.x].runs, words, run_component, word_capacity, capacity, out,
-               [&](unsigned component) -> Bits {
-                   if (component == kIgnored) return Format::round(0.0);
-                   if (component == kBackground) return Format::round(1.0);
+    const Index* const class_total = labelling.class_total + strip.image * labelling.classes;
+    fill_strip(strip, labelling, static_cast<unsigned>(parameters.word_capacity),
+               static_cast<unsigned>(parameters.run_capacity), parameters.weights, [&](unsigned component) -> Bits {
+                   if (component == kNoComponent) return Format::round(0.0);
+                   if (component == kBackgroundComponent) return Format::round(1.0);
                    const long long slot = strip.slot + component;
-                   const Index root = component_parent[slot];
-                   const Index own = total[image_slot + root];
-                   const Index of_class = image_class_total[classes > 1 ? component_class[slot] : 0];
+                   const Index root = labelling.component_parent[slot];
+                   const Index own = labelling.total[image_slot + root];
+                   const Index of_class = class_total[labelling.classes > 1 ? labelling.component_class[slot] : 0];
                    const double ratio = __ddiv_rn(static_cast<double>(of_class), static_cast<double>(own));
-                   return Format::round(min(tau, ratio));
+                   return Format::round(min(parameters.tau, ratio));
                });
 }
 
 }  // namespace fastia
 
-#define FASTIA_WEIGHTS(name, Format, Index)                                                                         \
-    extern "C" __global__ void fastia_fill_weights_##name(                                                          \
-        long long height, long long width, long long rows, const fastia::StripCounts* counts,                       \
-        const fastia::Word* words, const unsigned* run_component, const Index* component_parent,                    \
-        const unsigned short* component_class, const Index* total, const Index* class_total, long long classes,     \
-        double tau, long long word_capacity, long long capacity, fastia::Format::Bits* weights) {                   \
-        fastia::fill_weights<fastia::Format, Index>({height, width, rows}, counts, words, run_component,            \
-                                                    component_parent, component_class, total, class_total, classes, \
-                                                    tau, static_cast<unsigned>(word_capacity),                      \
-                                                    static_cast<unsigned>(capacity), weights);                      \
+#define FASTIA_FILL_WEIGHTS(name, Format)                                     \
+    extern "C" __global__ void fastia_fill_weights_##name##_32(               \
+        fastia::FillWeights<fastia::Format, unsigned> parameters) {           \
+        fastia::fill_weights(parameters);                                     \
+    }                                                                         \
+    extern "C" __global__ void fastia_fill_weights_##name##_64(               \
+        fastia::FillWeights<fastia::Format, unsigned long long> parameters) { \
+        fastia::fill_weights(parameters);                                     \
     }
-#define FASTIA_WEIGHTS_OF(name, Format)         \
-    FASTIA_WEIGHTS(name##_32, Format, unsigned) \
-    FASTIA_WEIGHTS(name##_64, Format, unsigned long long)
 
-FASTIA_WEIGHTS_OF(float16, Float16)
-FASTIA_WEIGHTS_OF(bfloat16, BFloat16)
-FASTIA_WEIGHTS_OF(float32, Float32)
-FASTIA_WEIGHTS_OF(float64, Float64)
+FASTIA_FILL_WEIGHTS(float16, Float16)
+FASTIA_FILL_WEIGHTS(bfloat16, BFloat16)
+FASTIA_FILL_WEIGHTS(float32, Float32)
+FASTIA_FILL_WEIGHTS(float64, Float64)

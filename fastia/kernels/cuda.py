@@ -15,10 +15,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fastia.kernels.cuda_plan import Argument, Launch, Pointer
+from fastia.kernels.cuda_plan import Launch
 
 # Contraction would round once where the other backends round twice.
 OPTIONS = ("-std=c++17", "--fmad=false")
@@ -50,8 +51,9 @@ def run(launches: Sequence[Launch], buffers: dict[str, Tensor], device: torch.de
     with _current_stream(device):
         for launch in launches:
             kernel = _loaded.get((device.index, launch.kernel)) or _load(launch, device)
-            arguments = tuple([_value(argument, addresses) for argument in launch.arguments])
-            kernel((launch.grid,), (launch.block,), arguments, shared_mem=launch.shared_bytes)
+            packed = launch.parameters.pack(addresses)
+            parameters = np.frombuffer(packed, f"V{len(packed)}")  # CuPy passes an array of size one by value
+            kernel((launch.grid,), (launch.block,), (parameters,), shared_mem=launch.shared_bytes)
 
 
 def source_text(name: str) -> str:
@@ -74,13 +76,6 @@ def source_text(name: str) -> str:
 def extra() -> str:
     """The extra of fastia that brings a CuPy for the CUDA of this torch."""
     return "fastia[cuda12]" if (torch.version.cuda or "12").startswith("12") else "fastia[cuda13]"
-
-
-def _value(argument: Argument, addresses: dict[str, int]) -> int | float:
-    """What CuPy passes in 8 bytes, as every parameter of a kernel has: int as long long, float as double."""
-    if isinstance(argument, Pointer):
-        return addresses[argument.buffer] + argument.offset
-    return argument if isinstance(argument, float) else int(argument or 0)
 
 
 def _load(launch: Launch, device: torch.device) -> Any:

@@ -7,50 +7,60 @@ three maps.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
+from fastia.kernels import cuda_structs as structs
 from fastia.kernels.cuda_plan import (
-    MASK_DTYPES,
     SUMS_BYTES,
     TUNING,
-    Argument,
     Chunk,
+    ComponentOptions,
     Launch,
-    Maps,
+    Masks,
     Needs,
-    Options,
     Plan,
-    Pointer,
     Tuning,
-    extent,
+    masks_in_place,
     parts,
 )
+from fastia.kernels.cuda_structs import Pointer, Struct
 
-_PROTOCOLS = ("exact", "wacv2024")
-KERNELS = {
-    "overlap_strips.cu": ["fastia_overlap_strips"],
-    "contours.cu": ["fastia_trace_contours", "fastia_find_neighbours", "fastia_find_outermost"],
-    "overlap_count.cu": ["fastia_prepare_overlaps"] + [f"fastia_count_overlaps_{protocol}" for protocol in _PROTOCOLS],
-    "overlap_records.cu": [
-        f"fastia_{name}_{protocol}" for name in ("match_components", "share_components") for protocol in _PROTOCOLS
-    ]
-    + ["fastia_fill_records", "fastia_empty_records"],
+KERNELS: dict[str, dict[str, type[Struct]]] = {
+    "overlap_strips.cu": {"fastia_overlap_strips": structs.OverlapStrips},
+    "contours.cu": {
+        "fastia_trace_contours": structs.TraceContours,
+        "fastia_find_neighbours": structs.FindNeighbours,
+        "fastia_find_outermost": structs.FindOutermost,
+    },
+    "overlap_count.cu": {
+        "fastia_prepare_overlaps": structs.PrepareOverlaps,
+        "fastia_count_overlaps_exact": structs.CountOverlaps,
+        "fastia_count_overlaps_wacv2024": structs.CountOverlaps,
+    },
+    "overlap_records.cu": {
+        "fastia_match_components_exact": structs.MatchComponents,
+        "fastia_match_components_wacv2024": structs.MatchComponents,
+        "fastia_share_components_exact": structs.ShareComponents,
+        "fastia_share_components_wacv2024": structs.ShareComponents,
+        "fastia_fill_records": structs.FillRecords,
+        "fastia_empty_records": structs.EmptyRecords,
+    },
 }
 
-_DTYPE_CODES = {name: code for code, name in enumerate(("uint8", "int16", "uint16", "int32", "int64"))}
 _MOST_PIXELS = 2**31 - 1  # of an image; its scratch memory would take more than 200 GB
 _SORTED_KEYS = 1024  # instances of an image that are sorted in shared memory
 
 
-class Scene(NamedTuple):
+class OverlapInputs(NamedTuple):
     """Predictions and ground truth; no instances: the components of the target serve."""
 
-    preds: Maps
-    target: Maps
-    instances: Maps | None
+    preds: Masks
+    target: Masks
+    instances: Masks | None
 
 
-class SceneOptions(NamedTuple):
+class OverlapOptions(NamedTuple):
     """What `instance_iou` and the metric are called with."""
 
     protocol: str
@@ -62,15 +72,15 @@ class SceneOptions(NamedTuple):
 
 
 def instance_iou(
-    scene: Scene, options: SceneOptions, max_instances: int, max_unmatched: int, tuning: Tuning = TUNING
+    inputs: OverlapInputs, options: OverlapOptions, max_instances: int, max_unmatched: int, tuning: Tuning = TUNING
 ) -> Plan:
     """Fills the fields of InstanceIoU; with num_classes adds to `confusion [B, C, C + 1]`."""
-    return _plan(scene, options, _Outputs(max_instances, max_unmatched, tally=False), tuning)
+    return _plan(inputs, options, _Outputs(max_instances, max_unmatched, tally=False), tuning)
 
 
-def update(scene: Scene, options: SceneOptions, tuning: Tuning = TUNING) -> Plan:
+def update(inputs: OverlapInputs, options: OverlapOptions, tuning: Tuning = TUNING) -> Plan:
     """Adds to the metric's `tally [3, C, 4]` and `confusion [C, C + 1]`; needs num_classes."""
-    return _plan(scene, options, _Outputs(0, 0, tally=True), tuning)
+    return _plan(inputs, options, _Outputs(0, 0, tally=True), tuning)
 
 
 class _Outputs(NamedTuple):
@@ -79,238 +89,217 @@ class _Outputs(NamedTuple):
     tally: bool
 
 
-def _plan(scene: Scene, options: SceneOptions, outputs: _Outputs, tuning: Tuning) -> Plan:
-    batch, height, width = scene.preds.shape
+def _plan(inputs: OverlapInputs, options: OverlapOptions, outputs: _Outputs, tuning: Tuning) -> Plan:
+    batch, height, width = inputs.preds.shape
     if height * width > _MOST_PIXELS:
         raise ValueError(f"an image must have at most {_MOST_PIXELS} pixels on a GPU, got {height} x {width}")
     if batch == 0 or (height * width == 0 and outputs.tally):
         return Plan(0, [])
     if height * width == 0:
-        arguments = (Pointer("count"), Pointer("unmatched_count"), *_records(outputs, 0))
-        return Plan(0, [Launch("overlap_records.cu", "fastia_empty_records", batch, tuning.block, 0, arguments)])
+        parameters = structs.EmptyRecords(
+            count=Pointer("count"), unmatched_count=Pointer("unmatched_count"), records=_records(outputs, 0)
+        )
+        return Plan(0, [Launch("overlap_records.cu", "fastia_empty_records", batch, tuning.block, 0, parameters)])
     tuning = tuning._replace(wide=False)
-    one = _SceneChunk(scene, options, outputs, 0, 1, tuning)
-    chunks = [_SceneChunk(scene, options, outputs, *part, tuning) for part in parts(batch, one.scratch_bytes, tuning)]
+    one = _OverlapChunk(inputs, options, outputs, 0, 1, tuning)
+    chunks = [
+        _OverlapChunk(inputs, options, outputs, *part, tuning) for part in parts(batch, one.scratch_bytes, tuning)
+    ]
     return Plan(
         max(chunk.scratch_bytes for chunk in chunks), [launch for chunk in chunks for launch in chunk.launches()]
     )
 
 
-def _records(outputs: _Outputs, first: int) -> tuple[Argument, ...]:
+def _records(outputs: _Outputs, first: int) -> structs.Records:
     """The outputs of the images from `first` on."""
-    instances, unmatched = outputs.max_instances, outputs.max_unmatched
-    sizes = {"class_id": 4, "instance_id": 4, "area": 8, "intersection": 8, "covered": 8, "iou": 8}
-    unmatched_sizes = {"unmatched_class_id": 4, "unmatched_area": 8}
     if outputs.tally:
-        return (0, 0) + (None,) * 8
-    return (
-        instances,
-        unmatched,
-        *(Pointer(name, first * instances * size) for name, size in sizes.items()),
-        *(Pointer(name, first * unmatched * size) for name, size in unmatched_sizes.items()),
+        return structs.Records.null()
+    rows, unmatched_rows = first * outputs.max_instances, first * outputs.max_unmatched
+    return structs.Records(
+        columns=outputs.max_instances,
+        unmatched_columns=outputs.max_unmatched,
+        class_id=Pointer("class_id", 4 * rows),
+        instance_id=Pointer("instance_id", 4 * rows),
+        area=Pointer("area", 8 * rows),
+        intersection=Pointer("intersection", 8 * rows),
+        covered=Pointer("covered", 8 * rows),
+        iou=Pointer("iou", 8 * rows),
+        unmatched_class_id=Pointer("unmatched_class_id", 4 * unmatched_rows),
+        unmatched_area=Pointer("unmatched_area", 8 * unmatched_rows),
     )
 
 
-class _SceneChunk(Chunk):
+class _OverlapChunk(Chunk):
     """Some images of a batch; the components are those of the prediction."""
 
     def __init__(
-        self, scene: Scene, options: SceneOptions, outputs: _Outputs, first: int, images: int, tuning: Tuning
+        self, inputs: OverlapInputs, options: OverlapOptions, outputs: _Outputs, first: int, images: int, tuning: Tuning
     ) -> None:
-        super().__init__(scene.preds, first, images, Needs(), tuning)
-        self.scene, self.options, self.outputs = scene, options, outputs
-        pixels, strips = images * self.pixels, images * self.strips
-        self.arrivals = self.scratch(4 * images)
-        self.cuts = self.scratch(4 * images * scene.preds.shape[1] * self.words_per_row)
-        self.segments = self.scratch(4 * strips)
-        # area, hit, unlabelled, void_area, matched, rank
-        self.sizes = tuple(self.scratch(4 * pixels) for _ in range(6))
-        self.image_counts = self.scratch(28 * images)
-        self.strip_unmatched = self.scratch(4 * strips)
-        self.count = self.scratch(4 * images)
-        self.unmatched_count = self.scratch(4 * images)
-        slots = self.pixels + self.pixels // 4 + 1
-        # id, area, class, intersection, covered (whole, fraction), order; key, pixels, hit, unlabelled, overlaps
-        widths = (4, 4, 4, 4, 8, 8, 8, 8, 4, 4, 4, 4)
-        tables = [self.scratch(width * images * slots) for width in widths]
-        self.tables: tuple[Argument, ...] = (slots, *tables)
+        super().__init__(inputs.preds, first, images, Needs(), tuning)
+        self.options, self.outputs = options, outputs
+        self.background = -1 if options.background is None else options.background
+        pixels, slots = images * self.pixels, self.pixels + self.pixels // 4 + 1
+        arrivals = self.scratch(4 * images)
+        self.cuts = self.scratch(4 * images * inputs.preds.shape[1] * self.words_per_row)
+        self.segments = self.scratch(4 * self.blocks)
+        self.overlaps = structs.Overlaps(
+            sizes=structs.Sizes(
+                area=self.scratch(4 * pixels),
+                hit=self.scratch(4 * pixels),
+                unlabelled=self.scratch(4 * pixels),
+                void_area=self.scratch(4 * pixels),
+                matched=self.scratch(4 * pixels),
+                rank=self.scratch(4 * pixels),
+            ),
+            image_counts=self.scratch(28 * images),
+            tables=structs.OverlapTables(
+                slots_per_image=slots,
+                id=self.scratch(4 * images * slots),
+                area=self.scratch(4 * images * slots),
+                class_after=self.scratch(4 * images * slots),
+                intersection=self.scratch(4 * images * slots),
+                whole=self.scratch(8 * images * slots),
+                fraction=self.scratch(8 * images * slots),
+                order=self.scratch(8 * images * slots),
+                key=self.scratch(8 * images * slots),
+                pixels=self.scratch(4 * images * slots),
+                hit=self.scratch(4 * images * slots),
+                unlabelled=self.scratch(4 * images * slots),
+                overlaps=self.scratch(4 * images * slots),
+            ),
+        )
+        self.strip_unmatched = self.scratch(4 * self.blocks)
+        self.count = self.scratch(4 * images) if outputs.tally else self.output("count", 4)
+        self.unmatched_count = self.scratch(4 * images) if outputs.tally else self.output("unmatched_count", 4)
         # Contours are done with before these parts of the tables are first written.
-        first_run, self.sibling, self.enclosing, contour = tables[3:7]
+        tables = self.overlaps.tables
         filled = options.protocol == "wacv2024"
-        self.first_run: Argument = first_run if filled else None
-        self.contour: Argument = contour if filled else None
+        self.contour_parent = tables.order if filled else None
+        first_run = tables.intersection if filled else None
+        self.labelling = dataclasses.replace(self.labelling, arrivals=arrivals, first_run=first_run)
         self.target = None
-        if scene.instances is None:
-            self.target = Chunk(scene.target, first, images, Needs(labels=True), tuning, self.scratch_bytes)
+        if inputs.instances is None:
+            self.target = Chunk(inputs.target, first, images, Needs(labels=True), tuning, self.scratch_bytes)
             self.scratch_bytes = self.target.scratch_bytes
-        if not outputs.tally:
-            self.count, self.unmatched_count = self.output("count", 4), self.output("unmatched_count", 4)
+        self.inputs = self._inputs(inputs)
 
     def launches(self) -> list[Launch]:
-        options, blocks = self.options, self.images * self.strips
-        background = -1 if options.background is None else options.background
-        classes = options.num_classes or 0
-        cells = classes * (classes + 1)
-        confusion: tuple[Argument, ...] = (None, 0)
-        if classes:
-            stride = 0 if self.outputs.tally else cells
-            confusion = (self.output("confusion", 8 * stride), stride)
-
+        options, protocol = self.options, self.options.protocol
         launches: list[Launch] = []
-        labels: list[Argument] = [None] * 5
-        if (chunk := self.target) is not None:
-            ids = Options(8, options.background, options.ignore_index)
-            launches += chunk.find_components(ids, buffer="target")
-            labels = [chunk.words, chunk.run_component, chunk.parent, chunk.rank, chunk.strip_roots]
-        launches.append(
-            self._kernel(
-                "overlap_strips.cu",
-                "overlap_strips",
-                blocks,
-                SUMS_BYTES + 12 * self.tuning.capacity,
-                *self._scene(),
-                self.tuning.capacity,
-                self.words,
-                self.counts,
-                self.run_component,
-                self.parent,
-                self.component_class,
-                self.arrivals,
-                self.first_run,
-                self.cuts,
-                self.segments,
-            )
+        if self.target is not None:
+            ids = ComponentOptions(8, options.background, options.ignore_index)
+            launches += self.target.find_components(ids, buffer="target")
+        strips = structs.OverlapStrips(
+            labelling=self.labelling,
+            inputs=self.inputs,
+            run_capacity=self.tuning.run_capacity,
+            cuts=self.cuts,
+            segments=self.segments,
         )
-        launches += self.merge_strips(1)
-        launches.append(
-            self._kernel(
-                "overlap_count.cu",
-                "prepare_overlaps",
-                blocks,
-                SUMS_BYTES,
-                self.counts,
-                self.parent,
-                self.segments,
-                self.contour,
-                *self.sizes,
-                self.image_counts,
-                *self.tables,
-            )
-        )
-        if options.protocol == "wacv2024":
+        launches += [
+            self._kernel("overlap_strips.cu", "overlap_strips", self.blocks, self.runs_bytes(), strips),
+            *self.merge_strips(8),
+            self._prepare_overlaps(),
+        ]
+        if protocol == "wacv2024":
             launches += self._fill_holes()
-        launches.append(
-            self._kernel(
-                "overlap_count.cu",
-                f"count_overlaps_{options.protocol}",
-                blocks,
-                0,
-                *self._scene(),
-                self.words,
-                self.run_component,
-                self.parent,
-                self.cuts,
-                *labels,
-                *self.sizes,
-                self.image_counts,
-                *self.tables,
-                *confusion,
-            )
+        match = structs.MatchComponents(
+            labelling=self.labelling,
+            images=self.images,
+            background=self.background,
+            overlaps=self.overlaps,
+            instance_capacity=_SORTED_KEYS,
+            count=self.count,
         )
-        launches.append(
-            self._kernel(
-                "overlap_records.cu",
-                f"match_components_{options.protocol}",
-                self.images + blocks,
-                SUMS_BYTES + 8 * _SORTED_KEYS,
-                self.images,
-                background,
-                *self.sizes,
-                self.component_class,
-                self.image_counts,
-                *self.tables,
-                _SORTED_KEYS,
-                self.count,
-            )
+        share = structs.ShareComponents(
+            labelling=self.labelling,
+            background=self.background,
+            overlaps=self.overlaps,
+            strip_unmatched=self.strip_unmatched,
+            unmatched_count=self.unmatched_count,
         )
-        launches.append(
-            self._kernel(
-                "overlap_records.cu",
-                f"share_components_{options.protocol}",
-                blocks,
-                SUMS_BYTES,
-                background,
-                self.counts,
-                self.parent,
-                self.component_class,
-                *self.sizes,
-                self.image_counts,
-                *self.tables,
-                self.strip_unmatched,
-                self.arrivals,
-                self.unmatched_count,
-            )
+        fill = structs.FillRecords(
+            labelling=self.labelling,
+            background=self.background,
+            overlaps=self.overlaps,
+            strip_unmatched=self.strip_unmatched,
+            count=self.count,
+            unmatched_count=self.unmatched_count,
+            records=_records(self.outputs, self.first),
+            tally=structs.Tally(
+                sums=Pointer("tally") if self.outputs.tally else None, num_classes=options.num_classes or 0
+            ),
         )
-        launches.append(
-            self._kernel(
-                "overlap_records.cu",
-                "fill_records",
-                blocks,
-                0,
-                background,
-                self.counts,
-                self.component_class,
-                *self.sizes,
-                self.image_counts,
-                *self.tables,
-                self.strip_unmatched,
-                self.count,
-                self.unmatched_count,
-                *_records(self.outputs, self.first),
-                Pointer("tally") if self.outputs.tally else None,
-                classes,
-            )
-        )
-        return launches
-
-    def _fill_holes(self) -> list[Launch]:
-        """In `parent`, from roots to the outermost components that enclose them."""
-        source, grid = "contours.cu", self.images * self.strips
-        runs = (self.words, self.run_component, self.parent, self.component_class, self.contour)
-        links = (self.sibling, self.enclosing)
+        source, sorting = "overlap_records.cu", SUMS_BYTES + 8 * _SORTED_KEYS
         return [
-            self._kernel(source, "trace_contours", grid, 0, *runs),
-            self._kernel(source, "find_neighbours", grid, 0, *runs, self.first_run, *links),
-            self._kernel(source, "find_outermost", grid, 0, self.counts, self.parent, *links),
+            *launches,
+            self._count_overlaps(),
+            self._kernel(source, f"match_components_{protocol}", self.images + self.blocks, sorting, match),
+            self._kernel(source, f"share_components_{protocol}", self.blocks, SUMS_BYTES, share),
+            self._kernel(source, "fill_records", self.blocks, 0, fill),
         ]
 
-    def _scene(self) -> tuple[Argument, ...]:
-        """FASTIA_SCENE_PARAMETERS of scene.cuh."""
+    def _prepare_overlaps(self) -> Launch:
+        parameters = structs.PrepareOverlaps(
+            labelling=self.labelling,
+            segments=self.segments,
+            contour_parent=self.contour_parent,
+            overlaps=self.overlaps,
+        )
+        return self._kernel("overlap_count.cu", "prepare_overlaps", self.blocks, SUMS_BYTES, parameters)
+
+    def _count_overlaps(self) -> Launch:
+        classes = self.options.num_classes or 0
+        stride = 0 if self.outputs.tally else classes * (classes + 1)
+        parameters = structs.CountOverlaps(
+            labelling=self.labelling,
+            inputs=self.inputs,
+            cuts=self.cuts,
+            target=structs.Labelling.null() if self.target is None else self.target.labelling,
+            overlaps=self.overlaps,
+            confusion=self.output("confusion", 8 * stride) if classes else None,
+            confusion_stride=stride,
+        )
+        return self._kernel("overlap_count.cu", f"count_overlaps_{self.options.protocol}", self.blocks, 0, parameters)
+
+    def _fill_holes(self) -> list[Launch]:
+        """In `component_parent`, from roots to the outermost components that enclose them."""
+        assert self.contour_parent is not None
+        chains = {"sibling": self.overlaps.tables.whole, "enclosing": self.overlaps.tables.fraction}
+        trace = structs.TraceContours(labelling=self.labelling, contour_parent=self.contour_parent)
+        neighbours = structs.FindNeighbours(labelling=self.labelling, contour_parent=self.contour_parent, **chains)
+        outermost = structs.FindOutermost(labelling=self.labelling, **chains)
+        return [
+            self._kernel("contours.cu", "trace_contours", self.blocks, 0, trace),
+            self._kernel("contours.cu", "find_neighbours", self.blocks, 0, neighbours),
+            self._kernel("contours.cu", "find_outermost", self.blocks, 0, outermost),
+        ]
+
+    def _inputs(self, inputs: OverlapInputs) -> structs.OverlapInputs:
+        def of(name: str, masks: Masks | None) -> structs.Masks:
+            return structs.Masks.null() if masks is None else masks_in_place(masks, name, self.first)
+
         options = self.options
-        ignored, void = _id(options.ignore_index), _id(options.instance_ignore_index)
-        return (
-            *self._map("preds", self.scene.preds),
-            *self._map("target", self.scene.target),
-            *self._map("instances", self.scene.instances),
-            options.protocol == "exact",
-            -1 if options.background is None else options.background,
-            *ignored,
-            *void,
-            options.num_classes or 2**16,
-            Pointer("error") if options.validate else None,
+        has_ignore_index, ignore_index = _id(options.ignore_index)
+        has_instance_ignore_index, instance_ignore_index = _id(options.instance_ignore_index)
+        return structs.OverlapInputs(
+            preds=of("preds", inputs.preds),
+            target=of("target", inputs.target),
+            instances=of("instances", inputs.instances),
+            options=structs.OverlapOptions(
+                exact=options.protocol == "exact",
+                background=self.background,
+                has_ignore_index=has_ignore_index,
+                ignore_index=ignore_index,
+                has_instance_ignore_index=has_instance_ignore_index,
+                instance_ignore_index=instance_ignore_index,
+                num_classes=options.num_classes or 2**16,
+                error=Pointer("error") if options.validate else None,
+            ),
         )
 
-    def _map(self, name: str, maps: Maps | None) -> tuple[Argument, ...]:
-        if maps is None:
-            return (None, 0, 0, 0, None, None, 0)
-        begin, end = extent(maps)
-        code = _DTYPE_CODES[MASK_DTYPES[maps.dtype]]
-        data = Pointer(name, self.first * maps.strides[0])
-        return (data, *maps.strides, Pointer(name, begin), Pointer(name, end), code)
-
-    def _kernel(self, source: str, kernel: str, grid: int, shared_bytes: int, *arguments: Argument) -> Launch:
-        arguments = (*self.division, *arguments)
-        return Launch(source, f"fastia_{kernel}", grid, self.tuning.block, shared_bytes, arguments)
+    def _kernel(self, source: str, kernel: str, grid: int, shared_bytes: int, parameters: Struct) -> Launch:
+        return Launch(source, f"fastia_{kernel}", grid, self.tuning.block, shared_bytes, parameters)
 
 
 def _id(value: int | None) -> tuple[bool, int]:

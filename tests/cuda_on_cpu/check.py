@@ -11,7 +11,7 @@ from fuzz import BFLOAT16, Inputs, Output, pick
 
 from fastia import reference
 from fastia.kernels import cuda_plan
-from fastia.kernels.cuda_plan import Maps, Options, Tuning
+from fastia.kernels.cuda_plan import ComponentOptions, Masks, Tuning
 
 TAUS = (1.0, 1.5, 5.0, 7.3, 1e6, np.inf)
 
@@ -23,7 +23,7 @@ def any_tuning(rng: np.random.Generator) -> Tuning:
         block=pick(rng, (32, 64, 128)),
         strips=1,
         strip_words=(most, most),
-        capacity=pick(rng, (1, 8, 40, 2720)),
+        run_capacity=pick(rng, (1, 8, 40, 2720)),
         scratch_bytes=pick(rng, (1, 20000, 2**29)),
         wide=bool(rng.random() < 0.3),
     )
@@ -48,7 +48,9 @@ def check_labels(
 ) -> None:
     labels = Output(rng, masks.shape, np.int32)
     kernels.run(
-        cuda_plan.label(maps(masks), Options(**options), tuning), {"masks": masks, "labels": labels.values}, seed
+        cuda_plan.label(masks_of(masks), ComponentOptions(**options), tuning),
+        {"masks": masks, "labels": labels.values},
+        seed,
     )
     labels.check(reference.label(masks, **options))
 
@@ -59,7 +61,7 @@ def check_components(
     width = int(rng.integers(9))
     expected = reference.components(masks, **options, max_components=width)
     outputs = {name: Output(rng, field.shape, field.dtype) for name, field in expected._asdict().items()}
-    plan = cuda_plan.components(maps(masks), Options(**options), width, tuning)
+    plan = cuda_plan.components(masks_of(masks), ComponentOptions(**options), width, tuning)
     kernels.run(plan, {"masks": masks} | {name: output.values for name, output in outputs.items()}, seed)
     for name, field in expected._asdict().items():
         outputs[name].check(field)
@@ -71,16 +73,18 @@ def check_weights(
     tau, normalizer = pick(rng, TAUS), pick(rng, ("class", "foreground"))
     dtype = pick(rng, ("float16", BFLOAT16, "float32", "float64"))
     weights = Output(rng, masks.shape, dtype)
-    plan = cuda_plan.weights(maps(masks), Options(**options), tau, normalizer, dtype, tuning)
+    plan = cuda_plan.weights(masks_of(masks), ComponentOptions(**options), tau, normalizer, dtype, tuning)
     kernels.run(plan, {"masks": masks, "weights": weights.values}, seed)
     weights.check(reference.weights(masks, **options, tau=tau, normalizer=normalizer, dtype=dtype))
 
 
 def labels_of(kernels: Kernels, masks: Array, options: dict[str, Any], tuning: Tuning, seed: int) -> Array:
     labels = np.full(masks.shape, -7, np.int32)
-    kernels.run(cuda_plan.label(maps(masks), Options(**options), tuning), {"masks": masks, "labels": labels}, seed)
+    kernels.run(
+        cuda_plan.label(masks_of(masks), ComponentOptions(**options), tuning), {"masks": masks, "labels": labels}, seed
+    )
     return labels
 
 
-def maps(masks: Array) -> Maps:
-    return Maps(masks.shape, masks.strides, masks.dtype.name)
+def masks_of(masks: Array) -> Masks:
+    return Masks(masks.shape, masks.strides, masks.dtype.name)

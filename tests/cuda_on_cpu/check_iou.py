@@ -8,13 +8,13 @@ from typing import Any
 
 import generators
 import numpy as np
-from cuda_on_cpu.check import any_tuning, check_masks, maps
+from cuda_on_cpu.check import any_tuning, check_masks, masks_of
 from cuda_on_cpu.runner import Array, Kernels, build, sources
 from fuzz import Inputs, Output
 
 from fastia import reference
 from fastia.kernels import cuda_iou_plan
-from fastia.kernels.cuda_iou_plan import Scene, SceneOptions
+from fastia.kernels.cuda_iou_plan import OverlapInputs, OverlapOptions
 from fastia.kernels.cuda_plan import Tuning
 from fastia.metrics import tally
 
@@ -56,7 +56,7 @@ def check_records(
     outputs = {name: Output(rng, field.shape, field.dtype) for name, field in expected._asdict().items()}
     added = np.ones_like(confusion)
     width, unmatched = expected.class_id.shape[1], expected.unmatched_class_id.shape[1]
-    plan = cuda_iou_plan.instance_iou(scene_of(arrays), SceneOptions(**options), width, unmatched, tuning)
+    plan = cuda_iou_plan.instance_iou(inputs_of(arrays), OverlapOptions(**options), width, unmatched, tuning)
     buffers = buffers_of(arrays) | {name: output.values for name, output in outputs.items()} | {"confusion": added}
     kernels.run(plan, buffers, seed)
     for name, field in expected._asdict().items():
@@ -71,7 +71,7 @@ def check_update(
     classes = {name: options[name] for name in ("num_classes", "background")}
     sums = np.ones((3, options["num_classes"], 4), np.int64)
     added = np.ones(confusion.shape[1:], np.int64)
-    plan = cuda_iou_plan.update(scene_of(arrays), SceneOptions(**options), tuning)
+    plan = cuda_iou_plan.update(inputs_of(arrays), OverlapOptions(**options), tuning)
     kernels.run(plan, buffers_of(arrays) | {"tally": sums, "confusion": added}, seed)
     np.testing.assert_array_equal(sums, 1 + tally(expected, **classes))
     np.testing.assert_array_equal(added, 1 + confusion.sum(0))
@@ -87,8 +87,8 @@ def expected_records(
     return reference.instance_iou(*arrays, **options, **limits), np.zeros((len(arrays[0]), 0, 1), np.int64)
 
 
-def scene_of(arrays: list[Array | None]) -> Scene:
-    return Scene(*(None if array is None else maps(array) for array in arrays))
+def inputs_of(arrays: list[Array | None]) -> OverlapInputs:
+    return OverlapInputs(*(None if array is None else masks_of(array) for array in arrays))
 
 
 def buffers_of(arrays: list[Array | None]) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-// A plain C interface to launch the kernels of a library by name. Every argument of a kernel has 8 bytes.
+// A plain C interface to launch the kernels of a library by name, with arguments whose number and sizes are checked.
 #pragma once
 #include <map>
 #include <utility>
@@ -7,25 +7,40 @@
 
 namespace cuda_on_cpu {
 
-using Caller = std::function<void(void* const*)>;
+struct Kernel {
+    std::vector<size_t> sizes;  // of the arguments, in bytes
+    std::function<void(const void* const*)> call;
+};
 
-inline std::map<std::string, Caller>& kernels() {
-    static std::map<std::string, Caller> all;
+inline std::map<std::string, Kernel>& kernels() {
+    static std::map<std::string, Kernel> all;
     return all;
 }
 
 template <class... Arguments, size_t... kPosition>
-void call(void (*kernel)(Arguments...), void* const* arguments, std::index_sequence<kPosition...>) {
-    static_assert(((sizeof(Arguments) == 8) && ...), "every argument of a kernel has 8 bytes");
-    kernel(*static_cast<Arguments*>(arguments[kPosition])...);
+void call(void (*kernel)(Arguments...), [[maybe_unused]] const void* const* arguments,
+          std::index_sequence<kPosition...>) {
+    kernel(*static_cast<const Arguments*>(arguments[kPosition])...);
 }
 
 template <class... Arguments>
 bool add_kernel(const char* name, void (*kernel)(Arguments...)) {
-    kernels()[name] = [=](void* const* arguments) {
-        call(kernel, arguments, std::make_index_sequence<sizeof...(Arguments)>());
-    };
+    kernels()[name] = {{sizeof(Arguments)...}, [=](const void* const* arguments) {
+                           call(kernel, arguments, std::make_index_sequence<sizeof...(Arguments)>());
+                       }};
     return true;
+}
+
+// How the arguments of a launch differ from those of the kernel, or nothing.
+inline std::string mismatch(const Kernel& kernel, const size_t* sizes, size_t count) {
+    const size_t expected = kernel.sizes.size();
+    if (count != expected) return "got " + std::to_string(count) + " arguments, expected " + std::to_string(expected);
+    for (size_t i = 0; i < count; ++i) {
+        if (sizes[i] != kernel.sizes[i])
+            return "argument " + std::to_string(i + 1) + ": got " + std::to_string(sizes[i]) + " bytes, expected " +
+                   std::to_string(kernel.sizes[i]);
+    }
+    return "";
 }
 
 }  // namespace cuda_on_cpu
@@ -34,7 +49,8 @@ bool add_kernel(const char* name, void (*kernel)(Arguments...)) {
 
 // Returns whether the kernel ran; else what went wrong is in `error`.
 extern "C" int cuda_on_cpu_launch(const char* name, unsigned grid, unsigned block, size_t shared_bytes,
-                                  void* const* arguments, uint64_t seed, char* error, size_t error_bytes) {
+                                  const void* const* arguments, const size_t* sizes, size_t count, uint64_t seed,
+                                  char* error, size_t error_bytes) {
     using namespace cuda_on_cpu;
     std::string message;
     const auto found = kernels().find(name);
@@ -43,8 +59,10 @@ extern "C" int cuda_on_cpu_launch(const char* name, unsigned grid, unsigned bloc
     } else if (grid == 0 || block == 0 || block % 32 || block > 1024) {
         message = "a launch of " + std::to_string(grid) + " blocks of " + std::to_string(block) + " threads";
     } else {
-        const Caller& caller = found->second;
-        message = Launch([&caller, arguments] { caller(arguments); }, grid, block, shared_bytes, seed).run();
+        const Kernel& kernel = found->second;
+        message = mismatch(kernel, sizes, count);
+        if (message.empty())
+            message = Launch([&kernel, arguments] { kernel.call(arguments); }, grid, block, shared_bytes, seed).run();
     }
     std::snprintf(error, error_bytes, "%s", message.c_str());
     return message.empty();

@@ -7,6 +7,7 @@ import hashlib
 import os
 import shlex
 import subprocess
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +42,30 @@ class Kernels:
             self.launch(launch, addresses, seed * 1000 + number)
 
     def launch(self, launch: cuda_plan.Launch, addresses: dict[str, int], seed: int) -> None:
-        values = [_argument(argument, addresses) for argument in launch.arguments]
-        pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+        got, expected = type(launch.parameters), KERNELS[launch.source][launch.kernel]
+        if got is not expected:
+            raise KernelError(f"{launch.kernel}: got {got.__name__}, expected {expected.__name__}")
+        parameters = launch.parameters.pack(addresses)
+        self.call(launch.kernel, launch.grid, launch.block, launch.shared_bytes, [parameters], seed)
+
+    def call(
+        self, kernel: str, grid: int, block: int, shared_bytes: int, arguments: Sequence[bytes], seed: int
+    ) -> None:
+        """Launch a kernel with arguments of these bytes."""
         message = ctypes.create_string_buffer(1000)
         if not self._launch(
-            launch.kernel.encode(),
-            launch.grid,
-            launch.block,
-            ctypes.c_size_t(launch.shared_bytes),
-            pointers,
+            kernel.encode(),
+            grid,
+            block,
+            ctypes.c_size_t(shared_bytes),
+            (ctypes.c_char_p * len(arguments))(*arguments),
+            (ctypes.c_size_t * len(arguments))(*map(len, arguments)),
+            ctypes.c_size_t(len(arguments)),
             ctypes.c_uint64(seed),
             message,
             ctypes.c_size_t(len(message)),
         ):
-            raise KernelError(f"{launch.kernel}: {message.value.decode()}")
+            raise KernelError(f"{kernel}: {message.value.decode()}")
 
 
 def sources() -> dict[str, str]:
@@ -62,7 +73,9 @@ def sources() -> dict[str, str]:
     return {path.name: path.read_text() for path in sorted((ROOT / "csrc/cuda").glob("*.cu*"))}
 
 
-def build(files: dict[str, str], kernels: dict[str, list[str]] = KERNELS, flags: tuple[str, ...] = ("-O2",)) -> Path:
+def build(
+    files: dict[str, str], kernels: Mapping[str, Iterable[str]] = KERNELS, flags: tuple[str, ...] = ("-O2",)
+) -> Path:
     """The library of the kernels of some sources, in build/, named for all that went into it."""
     entry = '#include "launch.h"\n' + "".join(f'#include "{file}"\n' for file in kernels)
     entry += "".join(f"CUDA_ON_CPU_KERNEL({kernel})\n" for names in kernels.values() for kernel in names)
@@ -83,11 +96,3 @@ def build(files: dict[str, str], kernels: dict[str, list[str]] = KERNELS, flags:
             raise RuntimeError(f"{shlex.join(command)}\n{result.stderr[:5000]}")
         unfinished.rename(library)
     return library
-
-
-def _argument(argument: cuda_plan.Argument, addresses: dict[str, int]) -> Any:
-    if isinstance(argument, cuda_plan.Pointer):
-        return ctypes.c_void_p(addresses[argument.buffer] + argument.offset)
-    if isinstance(argument, float):
-        return ctypes.c_double(argument)
-    return ctypes.c_int64(argument or 0)
