@@ -86,7 +86,10 @@ class EWC:
             raise ValueError("model must have a parameter that requires gradients, got none")
         start = torch.ones_like if fisher == "ema" else torch.zeros_like
         self._values: list[Tensor] = list(self._parameters.values())
-        self._fisher = [start(value, dtype=_arithmetic(value), requires_grad=False) for value in self._values]
+        self._fisher = [
+            start(value, dtype=torch.promote_types(value.dtype, torch.float32), requires_grad=False)
+            for value in self._values
+        ]
         self._anchor: list[Tensor] | None = None
         self._observations = 0
         self._groups = list(_groups(self._values))
@@ -304,10 +307,6 @@ def _add_squares(sums: list[Tensor], gradients: Sequence[Tensor | None], scale: 
     if pairs:
         totals, present = (list(column) for column in zip(*pairs, strict=True))
         torch._foreach_addcmul_(totals, present, present, value=scale)
-
-
-def _arithmetic(value: Tensor) -> torch.dtype:
-    return torch.promote_types(value.dtype, torch.float32)
 
 
 def _groups(values: list[Tensor]) -> Iterator[slice]:
