@@ -136,6 +136,43 @@ def ones(weights, target):
     return torch.ones(target.shape) if weights is None else weights
 
 
+@triton.jit
+def squared(nll, scale, _):
+    return scale * nll * nll
+
+
+@triton.jit
+def squared_backward(nll, scale, _):
+    return 2 * scale * nll
+
+
+@pytest.mark.parametrize("size", [(11, 13), (4, 5)])
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_pixel_loss_may_be_any_function_of_the_likelihood(monkeypatch, size, align_corners):
+    """The cross-entropy is linear in it, so that its derivative does not read the logits again."""
+    loss = triton_losses.PixelLoss(squared, squared_backward, lambda parameters, num_classes: 0.0, True)
+    monkeypatch.setitem(triton_losses.PIXEL_LOSSES, "squared", loss)
+    torch.manual_seed(0)
+    logits = torch.randn(2, 9, 4, 5).requires_grad_()
+    target, weights, class_weight = torch.randint(0, 9, (2, *size)), torch.rand(2, *size), torch.rand(9)
+    target[:, 1:3] = 255
+    options = LossOptions("squared", (0.7,), align_corners=align_corners)
+    value, lse, _ = kernels.upsample_loss(logits.detach(), target, weights, class_weight, options)
+    grad = torch.randn(target.shape)
+    gradient = kernels.upsample_loss_backward(grad, logits.detach(), target, weights, class_weight, lse, options)
+    up = F.interpolate(logits.double(), size, mode="bilinear", align_corners=align_corners)
+    nll = F.cross_entropy(up, target, ignore_index=255, reduction="none")
+    expected = weights * class_weight[target.where(target < 9, 0)] * 0.7 * nll.square()
+    torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
+    (slope,) = torch.autograd.grad(expected, logits, grad.double())
+    torch.testing.assert_close(gradient, slope, rtol=1e-5, atol=1e-6)
+
+
+def test_unknown_pixel_loss_is_named():
+    with pytest.raises(NotImplementedError, match="hinge is none of the pixel losses of the Triton kernels"):
+        kernels.upsample_loss(torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 3), None, None, LossOptions("hinge", ()))
+
+
 CONFIGURATIONS = int(os.environ.get("FASTIA_TRITON_CONFIGURATIONS", "40"))  # 0.4 s each
 
 
