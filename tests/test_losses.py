@@ -258,7 +258,7 @@ def test_threads_make_no_difference(shape: tuple[int, ...]) -> None:
 
 
 def test_unknown_pixel_loss_is_named() -> None:
-    with pytest.raises(NotImplementedError, match="hinge is none of the pixel losses of the CPU kernels"):
+    with pytest.raises(NotImplementedError, match="the CPU kernels have no pixel loss hinge"):
         cpu_loss.upsample_loss(*GOOD, None, LossOptions("hinge", ()))
 
 
@@ -375,6 +375,10 @@ def test_bad_input_is_named(change: dict[str, Any], error: type[Exception], mess
     arguments = {"logits": GOOD[0], "target": GOOD[1], "weights": GOOD[2], **change}
     with pytest.raises(error, match=message):
         loss_of(**arguments)
+
+
+def test_functional_has_the_loss_too() -> None:
+    assert fastia.functional.size_weighted_cross_entropy is loss_of
 
 
 def test_module_names_an_unknown_option() -> None:

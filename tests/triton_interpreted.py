@@ -169,7 +169,7 @@ def test_pixel_loss_may_be_any_function_of_the_likelihood(monkeypatch, size, ali
 
 
 def test_unknown_pixel_loss_is_named():
-    with pytest.raises(NotImplementedError, match="hinge is none of the pixel losses of the Triton kernels"):
+    with pytest.raises(NotImplementedError, match="the Triton kernels have no pixel loss hinge"):
         kernels.upsample_loss(torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 3), None, None, LossOptions("hinge", ()))
 
 

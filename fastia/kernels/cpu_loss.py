@@ -160,5 +160,5 @@ def _check(status: int, error: Any, logits: Tensor, weights: Tensor | None, opti
         assert weights is not None
         raise negative_weight(weights.view(-1)[error.value].item())
     if status == _UNKNOWN_LOSS:
-        raise NotImplementedError(f"{options.name} is none of the pixel losses of the CPU kernels")
+        raise NotImplementedError(f"the CPU kernels have no pixel loss {options.name}")
     cpu._check(status, error, {})

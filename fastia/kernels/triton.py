@@ -166,7 +166,7 @@ def _two(parameters: tuple[float, ...]) -> tuple[float, ...]:
 
 def _pixel_loss(options: LossOptions) -> PixelLoss:
     if options.name not in PIXEL_LOSSES:
-        raise NotImplementedError(f"{options.name} is none of the pixel losses of the Triton kernels")
+        raise NotImplementedError(f"the Triton kernels have no pixel loss {options.name}")
     return PIXEL_LOSSES[options.name]
 
 

@@ -231,7 +231,7 @@ class EWC:
 
         Raises:
             KeyError: the state lacks a parameter of the model, or has one that the model lacks.
-            ValueError: a shape or an option differs, or the state is none of EWC.
+            ValueError: a shape or an option differs, or the state is not that of an EWC.
         """
         if not isinstance(state, dict) or set(state) != {"options", "observations", "fisher", "anchor"}:
             raise ValueError("state must be that of EWC.state_dict()")
