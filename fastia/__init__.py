@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from fastia._version import __version__ as __version__
 from fastia.engine.evaluate import evaluate_directory
 from fastia.functional import (
     Components,
@@ -17,7 +18,6 @@ from fastia.losses import EWC, SizeWeightedCrossEntropy, size_weighted_cross_ent
 if TYPE_CHECKING:
     from fastia.metrics import InstanceAwareIoU
 
-__version__ = "0.1.0"
 __all__ = [
     "EWC",
     "Components",

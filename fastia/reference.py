@@ -7,7 +7,7 @@ class or instance after another, as the definitions read. SciPy is needed here a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,32 +144,28 @@ def instance_matches(
     background: int | None = 0,
     ignore_index: int | None = 255,
     instance_ignore_index: int | str | None = "ignore_index",
-) -> list[list[tuple[int, int, int, int, int]]]:
-    """Per image (class, area, void area, instance's area, intersection) of each predicted component off void.
+) -> list[list[tuple[int, int, int, int, int, int]]]:
+    """Per image (class, area, void area, instance's area, intersection, union) of each predicted component with area.
 
-    The instance is the one of its class with which it has an IoU above 1/2; area and intersection are 0 without one.
+    The instance is the one of its class with which it has an IoU above 1/2; the last three are 0 without one. Its area
+    is that of its record, all others but the void area are of pixels void in neither map.
     """
-    instances, void = _instances_and_void(target, instances, protocol, background, ignore_index, instance_ignore_index)
+    given = _instances_and_void(target, instances, background, ignore_index, instance_ignore_index)
     matches = []
-    for image in zip(_batched(preds), _batched(target), _batched(instances), _batched(void), strict=True):
-        predicted = _PredictedComponents(image[0], image[3], protocol)
-        records, _ = _instance_records(*image, predicted, protocol, background, ignore_index)
-        found = []
-        for class_id in _foreground(image[0], background, ignore_index, num_classes):
-            labels, area = predicted[class_id]
-            ids, first, whole = np.unique(labels, return_index=True, return_counts=True)
-            for j, pixel, pixels in zip(ids.tolist(), first.tolist(), whole.tolist(), strict=True):
-                if j == 0 or area[j] == 0:
-                    continue
-                match = (0, 0)
-                for instance_class, instance_id, instance_area, *_ in records:
-                    if instance_class == class_id and instance_id > 0:
-                        inside = (image[2] == instance_id) & ~image[3]
-                        both = int(np.count_nonzero(inside & (labels == j)))
-                        if 2 * both > instance_area + int(area[j]) - both:
-                            match = (instance_area, both)
-                found.append((pixel, (class_id, int(area[j]), pixels - int(area[j]), *match)))
-        matches.append([row for _, row in sorted(found)])
+    for image in map(_Image, *map(_batched, (preds, target, *given))):
+        predicted = _predicted_components(image.preds, protocol, ignore_index, num_classes)
+        area, void_area = _areas(predicted, image.void)
+        classes = _instance_classes(image, ignore_index)
+        instance_area = _counted(image.instances[~image.void])
+        record_area = _counted(image.instances[~(image.void if protocol == "exact" else image.instance_void)])
+        foreground = [j > 0 and class_id != background for j, class_id in enumerate(predicted.class_id)]
+        found = dict.fromkeys(np.flatnonzero(foreground & (area > 0)).tolist(), (0, 0, 0))
+        for (j, i), both in _pairs(predicted.labels, image.instances, ~image.void).items():
+            union = instance_area[i] + int(area[j]) - both
+            if j in found and classes.get(i) == predicted.class_id[j] and 2 * both > union:
+                found[j] = (record_area[i], both, union)
+        rows = [(predicted.class_id[j], int(area[j]), int(void_area[j]), *match) for j, match in found.items()]
+        matches.append(rows)
     return matches
 
 
@@ -193,9 +189,14 @@ def _label(mask: Array, connectivity: int, background: int | None, ignore_index:
             component, found = _connected(mask == class_id, connectivity)
             labels += np.where(component > 0, component + count, 0)
             count += found
+    return _in_raster_order(labels)
+
+
+def _in_raster_order(labels: Array) -> Array:
+    """Labels renumbered 1, 2, ... in raster order of their first pixel; 0 stays."""
     _, first, inverse = np.unique(np.append(0, labels), return_index=True, return_inverse=True)
     rank = np.argsort(np.argsort(first))  # the 0 in front keeps label 0 first
-    return rank[inverse[1:]].reshape(mask.shape)
+    return rank[inverse[1:]].reshape(labels.shape)
 
 
 def _instance_iou(
@@ -212,14 +213,13 @@ def _instance_iou(
 ) -> InstanceIoU:
     _check_ids("preds", preds, _LARGEST_CLASS, "ignore_index", ignore_index)
     _check_ids("target", target, num_classes - 1, "ignore_index", ignore_index)
-    instances, void = _instances_and_void(target, instances, protocol, background, ignore_index, instance_ignore_index)
+    given = _instances_and_void(target, instances, background, ignore_index, instance_ignore_index)
     records, unmatched = [], []
-    for image in zip(_batched(preds), _batched(target), _batched(instances), _batched(void), strict=True):
-        predicted = _PredictedComponents(image[0], image[3], protocol)
-        found, class_map = _instance_records(*image, predicted, protocol, background, ignore_index)
-        records.append(found)
-        foreground = _foreground(image[0], background, ignore_index, num_classes)
-        unmatched.append(_unmatched(predicted, foreground, class_map))
+    for image in map(_Image, *map(_batched, (preds, target, *given))):
+        predicted = _predicted_components(image.preds, protocol, ignore_index, num_classes)
+        record = _exact_records if protocol == "exact" else _wacv2024_records
+        records.append(record(image, predicted, background, ignore_index))
+        unmatched.append(_false_components(image, predicted, background, ignore_index))
 
     def instance(field: int, padding: float, dtype: Any) -> Array:
         return _padded([[row[field] for row in rows] for rows in records], max_instances, padding, dtype)
@@ -236,8 +236,8 @@ def _instance_iou(
         covered=instance(4, 0.0, np.float64),
         iou=instance(5, np.nan, np.float64),
         unmatched_count=_counts(unmatched),
-        unmatched_class_id=component(1, -1, np.int32),
-        unmatched_area=component(2, 0, np.int64),
+        unmatched_class_id=component(0, -1, np.int32),
+        unmatched_area=component(1, 0, np.int64),
     )
     return result if target.ndim == 3 else InstanceIoU(*(field[0] for field in result))
 
@@ -245,110 +245,162 @@ def _instance_iou(
 def _instances_and_void(
     target: Array,
     instances: Array | None,
-    protocol: str,
     background: int | None,
     ignore_index: int | None,
     instance_ignore_index: int | str | None,
-) -> tuple[Array, NDArray[np.bool_]]:
+) -> tuple[Array, NDArray[np.bool_], NDArray[np.bool_]]:
+    """The instance ids, where these are void, and where either map is."""
+    target_void = _ignored(target, ignore_index)
     if instances is None:
-        return label(target, background=background, ignore_index=ignore_index), _ignored(target, ignore_index)
+        return label(target, background=background, ignore_index=ignore_index), target_void, target_void
     void_id = ignore_index if isinstance(instance_ignore_index, str) else instance_ignore_index
     _check_ids("instances", instances, _LARGEST_INSTANCE, "instance_ignore_index", void_id)
-    void = _ignored(instances, void_id)
-    return instances, void | _ignored(target, ignore_index) if protocol == "exact" else void
+    instance_void = _ignored(instances, void_id)
+    return instances, instance_void, instance_void | target_void
 
 
-def _foreground(preds: Array, background: int | None, ignore_index: int | None, num_classes: int) -> list[int]:
-    return [c for c in np.unique(preds).tolist() if c not in (background, ignore_index) and c < num_classes]
+class _Image(NamedTuple):
+    """The maps of one image, `[H, W]` each."""
+
+    preds: Array
+    target: Array
+    instances: Array
+    instance_void: NDArray[np.bool_]
+    void: NDArray[np.bool_]  # of either map
 
 
-class _PredictedComponents:
-    """The predicted components of each class of an image: `labels [H, W]`, 0 for none, and `area [1 + N]` off void."""
+class _Predicted(NamedTuple):
+    """The predicted components of an image, in raster order: `labels [H, W]`, and the class of each label; -1 of 0."""
 
-    def __init__(self, preds: Array, void: Array, protocol: str) -> None:
-        self.preds, self.void, self.protocol = preds, void, protocol
-        self.known: dict[int, tuple[Array, Array]] = {}
-
-    def __getitem__(self, class_id: int) -> tuple[Array, Array]:
-        if class_id not in self.known:
-            predicted = self.preds == class_id
-            if self.protocol == "exact":
-                labels, count = _connected(predicted & ~self.void, 8)
-            else:
-                filled = ndimage.binary_fill_holes(predicted)  # holes are 4-connected and do not reach the border
-                labels, count = _connected(filled, 8)
-                labels = labels * predicted
-            self.known[class_id] = labels, np.bincount(labels[~self.void], minlength=count + 1)
-        return self.known[class_id]
+    labels: NDArray[np.int64]
+    class_id: list[int]
 
 
-def _instance_records(
-    preds: Array,
-    target: Array,
-    instances: Array,
-    void: Array,
-    predicted: _PredictedComponents,
-    protocol: str,
-    background: int | None,
-    ignore_index: int | None,
-) -> tuple[list[tuple[int, int, int, int, float, float]], Array]:
-    """(class, instance, area, intersection, covered, iou) by instance id; the class of each pixel's instance, or -1."""
+_Pairs = dict[tuple[int, int], int]
+_Record = tuple[int, int, int, int, float, float]  # class, instance, area, intersection, covered, iou
+
+
+def _predicted_components(preds: Array, protocol: str, ignore_index: int | None, num_classes: int) -> _Predicted:
+    """Components of every class, of the background too, formed on the whole prediction.
+
+    Under wacv2024 those in the holes of another one of their class belong to that one.
+    """
+    labels = np.zeros(preds.shape, np.int64)
+    count = 0
+    for class_id in np.unique(preds[~_ignored(preds, ignore_index)]).tolist():
+        if class_id < num_classes:
+            pixels = preds == class_id
+            # holes are 4-connected and do not reach the border
+            whole = pixels if protocol == "exact" else ndimage.binary_fill_holes(pixels)
+            component, found = _connected(whole, 8)
+            labels += np.where((component > 0) & pixels, component + count, 0)
+            count += found
+    labels = _in_raster_order(labels)
+    _, first = np.unique(np.append(0, labels), return_index=True)
+    return _Predicted(labels, np.append(-1, preds.ravel())[first].astype(np.int64).tolist())
+
+
+def _instance_classes(image: _Image, ignore_index: int | None) -> dict[int, int]:
+    """The class of each instance by its id: the largest target id under it that is not ignored."""
+    counted = (image.instances > 0) & ~image.instance_void & ~_ignored(image.target, ignore_index)
+    return dict(sorted(_pairs(image.instances, image.target, counted)))  # the last of an instance is the largest
+
+
+def _areas(predicted: _Predicted, void: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The pixels of each component off void and on void, `[1 + N]`."""
+    size = len(predicted.class_id)
+    return np.bincount(predicted.labels[~void], minlength=size), np.bincount(predicted.labels[void], minlength=size)
+
+
+def _pairs(first: Array, second: Array, where: NDArray[np.bool_]) -> _Pairs:
+    """The number of pixels of each pair of ids."""
+    keys = first[where].astype(np.int64) << 32 | second[where].astype(np.int64)
+    return {(key >> 32, key & 0xFFFFFFFF): count for key, count in _counted(keys).items()}
+
+
+def _counted(ids: Array) -> dict[int, int]:
+    """The number of pixels of each id."""
+    return dict(zip(*(values.tolist() for values in np.unique(ids, return_counts=True)), strict=True))
+
+
+def _exact_records(
+    image: _Image, predicted: _Predicted, background: int | None, ignore_index: int | None
+) -> list[_Record]:
+    """The paper's text: what follows from the pixels void in neither map that components and instances share."""
+    classes = {i: c for i, c in _instance_classes(image, ignore_index).items() if c != background}
+    whole, _ = _areas(predicted, image.void)
+    instance_area = _counted(image.instances[~image.void])
+    pairs = _pairs(predicted.labels, image.instances, ~image.void)
+    overlaps = {(j, i): o for (j, i), o in pairs.items() if classes.get(i) == predicted.class_id[j]}
+    matched = np.zeros(len(whole), np.int64)  # of each component, on any instance of its class
+    for (j, _), o in overlaps.items():
+        matched[j] += o
+
+    intersection, covered, fraction = dict.fromkeys(classes, 0), dict.fromkeys(classes, 0), dict.fromkeys(classes, 0)
+    for (j, i), o in overlaps.items():
+        share = _share(o, int(matched[j]) - o, int(whole[j]))
+        intersection[i] += o
+        covered[i] += o + int(share)
+        fraction[i] += int(np.rint((share - int(share)) * _FRACTION))
+    total = {i: float(covered[i]) + float(fraction[i]) / _FRACTION for i in classes}
+    return [_record(c, i, instance_area[i], intersection[i], total[i]) for i, c in classes.items()]
+
+
+def _wacv2024_records(
+    image: _Image, predicted: _Predicted, background: int | None, ignore_index: int | None
+) -> list[_Record]:
+    """The released evaluation: instance void alone is left out, and background is an instance."""
     records = []
-    class_map = np.full(target.shape, -1, np.int64)
-    valid = ~_ignored(target, ignore_index)
-
-    if protocol == "wacv2024" and background is not None:
-        truth = (target == background) & valid & ~void
-        found = (preds == background) & ~_ignored(preds, ignore_index) & ~void
+    void = image.instance_void
+    if background is not None:
+        truth = (image.target == background) & ~_ignored(image.target, ignore_index) & ~void
+        found = (image.preds == background) & ~_ignored(image.preds, ignore_index) & ~void
         if truth.any():
-            area, intersection, covered = (int(np.count_nonzero(m)) for m in (truth, truth & found, found))
-            records.append((background, 0, area, intersection, float(covered), _iou(area, intersection, covered)))
+            pixels = (int(np.count_nonzero(mask)) for mask in (truth, truth & found, found))
+            records.append(_record(background, 0, *pixels))
 
-    for instance_id in np.unique(instances[(instances > 0) & ~void]).tolist():
-        inside = (instances == instance_id) & ~void
-        classes = target[inside & valid]
-        if classes.size == 0:
-            continue
-        class_id = int(classes.max())
-        class_map[inside] = class_id
-
-        labels, whole = predicted[class_id]
-        elsewhere = (target == class_id) & ~inside & ~void
-        if protocol == "exact":
-            elsewhere &= instances > 0
-        o = np.bincount(labels[inside], minlength=whole.size)
-        other = np.bincount(labels[elsewhere], minlength=whole.size)
-        o[0] = 0  # pixels of no component
-        touched = np.flatnonzero(o)
-
-        covered, fraction = 0, 0
-        for j in touched:
-            rest = int(whole[j] - o[j] - other[j])
-            share = float(o[j]) / float(o[j] + other[j]) * rest
-            covered += int(o[j]) + int(share)
-            if protocol == "exact":
-                fraction += int(np.rint((share - int(share)) * _FRACTION))
-        area, intersection = int(np.count_nonzero(inside)), int(o[touched].sum())
-        total = float(covered) + float(fraction) / _FRACTION
-        records.append((class_id, instance_id, area, intersection, total, _iou(area, intersection, total)))
-    return records, class_map
+    classes = _instance_classes(image, ignore_index)
+    whole, _ = _areas(predicted, void)
+    instance_area = _counted(image.instances[~void])
+    hit = ~void & (image.preds == image.target)
+    of_class, _ = _areas(predicted, ~hit)  # pixels whose target is the component's class
+    overlap_of_class = _pairs(predicted.labels, image.instances, hit)
+    intersection, covered = dict.fromkeys(classes, 0), dict.fromkeys(classes, 0)
+    for (j, i), o in _pairs(predicted.labels, image.instances, ~void).items():
+        if classes.get(i) == predicted.class_id[j]:
+            intersection[i] += o
+            covered[i] += o + int(_share(o, int(of_class[j]) - overlap_of_class.get((j, i), 0), int(whole[j])))
+    return records + [_record(c, i, instance_area[i], intersection[i], float(covered[i])) for i, c in classes.items()]
 
 
-def _unmatched(predicted: _PredictedComponents, classes: Sequence[int], class_map: Array) -> list[tuple[int, int, int]]:
-    """(first pixel, class, area) of the components with pixels off void, none of them in an instance of their class."""
-    found = []
-    for class_id in classes:
-        labels, area = predicted[class_id]
-        ids, first = np.unique(labels, return_index=True)
-        matched = set(labels[class_map == class_id].tolist())
-        for j, pixel in zip(ids.tolist(), first.tolist(), strict=True):
-            if j > 0 and area[j] > 0 and j not in matched:
-                found.append((pixel, class_id, int(area[j])))
-    return sorted(found)
+def _false_components(
+    image: _Image, predicted: _Predicted, background: int | None, ignore_index: int | None
+) -> list[tuple[int, int]]:
+    """(class, area) of the components that off void meet nothing of their class, and lie on void by half at most.
+
+    Void is that of either map, under both protocols.
+    """
+    area, void_area = _areas(predicted, image.void)
+    classes = _instance_classes(image, ignore_index)
+    met = {
+        j for j, i in _pairs(predicted.labels, image.instances, ~image.void) if classes.get(i) == predicted.class_id[j]
+    }
+    met |= set(predicted.labels[~image.void & (image.preds == image.target)].tolist())
+    return [
+        (class_id, int(area[j]))
+        for j, class_id in enumerate(predicted.class_id)
+        if j > 0 and class_id != background and j not in met and area[j] > 0 and void_area[j] <= area[j]
+    ]
 
 
-def _iou(area: int, intersection: int, covered: float) -> float:
-    return float(intersection) / ((float(area) + float(covered)) - float(intersection))
+def _record(class_id: int, instance_id: int, area: int, intersection: int, covered: float) -> _Record:
+    iou = float(intersection) / ((float(area) + covered) - float(intersection))
+    return class_id, instance_id, area, intersection, covered, iou
+
+
+def _share(o: int, other: int, whole: int) -> float:
+    """The part of a component outside of all instances of its class, in proportion to the overlap with one of them."""
+    return float(o) / float(o + other) * float(whole - o - other)
 
 
 def _connected(pixels: NDArray[np.bool_], connectivity: int) -> tuple[Array, int]:

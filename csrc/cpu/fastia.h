@@ -93,11 +93,13 @@ FASTIA_API void fastia_instances_copy(const fastia_instance_table* table, int64_
                                       double* iou);
 FASTIA_API void fastia_unmatched_copy(const fastia_instance_table* table, int64_t capacity, int32_t* class_id,
                                       int64_t* area);
-// Every predicted component of a foreground class with non-void pixels, in raster order: count [B], and [B, capacity]
-// each. Area and intersection of the instance of its class with which it has an IoU above 1/2, or 0.
+// Every predicted component of a foreground class with pixels void in neither map, in raster order: count [B], and
+// [B, capacity] each. Of the instance of its class with which it has an IoU above 1/2 off void: its area in its record,
+// and the pixels off void of both and of either; or 0.
 FASTIA_API void fastia_matches_count(const fastia_instance_table* table, int32_t* count);
 FASTIA_API void fastia_matches_copy(const fastia_instance_table* table, int64_t capacity, int32_t* class_id,
-                                    int64_t* area, int64_t* void_area, int64_t* instance_area, int64_t* intersection);
+                                    int64_t* area, int64_t* void_area, int64_t* instance_area, int64_t* intersection,
+                                    int64_t* union_area);
 FASTIA_API void fastia_instances_free(fastia_instance_table* table);
 
 // Logits or their gradient, [B, C, h, w], strides in bytes; dtype is a fastia_float.

@@ -32,34 +32,6 @@ Participants<Id> participants(const Map& map, const Formation& formation) {
     return ids;
 }
 
-// The void bits of two successive rows, each followed by a word of zeros.
-class VoidRows {
-  public:
-    VoidRows(const Formation& formation, int64_t width, const RowKernels& kernels)
-        : kernels_(kernels), words_(words_of(width) + 1) {
-        for (const Map* map : formation.voids) {
-            if (map->has_ignored) readers_.emplace_back(*map, kernels);
-        }
-        if (!readers_.empty()) bits_.fill(2 * words_, 0);
-    }
-    void advance(int64_t y) {
-        turn_ ^= 1;
-        for (RowReader& reader : readers_)
-            ignored_bits(kernels_, reader.map(), reader.read(y), row(turn_), &reader != &readers_[0]);
-    }
-    const uint64_t* current() { return readers_.empty() ? nullptr : row(turn_); }
-    const uint64_t* above() { return readers_.empty() ? nullptr : row(turn_ ^ 1); }
-
-  private:
-    uint64_t* row(int turn) { return bits_.data() + turn * words_; }
-
-    const RowKernels& kernels_;
-    const int64_t words_;
-    std::vector<RowReader> readers_;
-    Buffer<uint64_t> bits_;
-    int turn_ = 0;
-};
-
 // Contours are sets of run ends. A run end goes on to the next row, turns around a gap between two runs, or closes
 // around a run's tip.
 class ContourTracer {
@@ -161,7 +133,6 @@ class StripScan {
     void run() {
         const int64_t width = map_.width, words = words_of(width);
         RowReader reader(map_, kernels_);
-        VoidRows voids(formation_, width, kernels_);
         strip_.edges.reserve(strip_.rows() * words);
         strip_.first_run.reserve(strip_.rows() + 1);
         strip_.start.reserve(kFirstComponent + width + kListPadding);
@@ -174,14 +145,11 @@ class StripScan {
         for (int64_t y = strip_.begin; y < strip_.end; ++y) {
             const int64_t r = y - strip_.begin;
             if (r == 1) pairs_.reserve(2 * width + kListPadding);
-            voids.advance(y);
             RowScan<Id> row{};
             const Row current = reader.read(y);
             current.get(&row.current);
             row.padded = current.padded;
             row.above = above;
-            row.void_current = voids.current();
-            row.void_above = voids.above();
             row.edges_above = r ? strip_.edges.data() + (r - 1) * words : nullptr;
             row.width = width;
             row.position = static_cast<uint32_t>(r * width);
@@ -242,16 +210,11 @@ class BorderScan {
 
     RowScan<Id> between(const Strip& upper, const Strip& lower) {
         RowReader reader(map_, kernels_);
-        VoidRows voids(formation_, map_.width, kernels_);
         RowScan<Id> row{};
-        voids.advance(lower.begin - 1);
         reader.read(lower.begin - 1).get(&row.above);
-        voids.advance(lower.begin);
         const Row current = reader.read(lower.begin);
         current.get(&row.current);
         row.padded = current.padded;
-        row.void_current = voids.current();
-        row.void_above = voids.above();
         row.edges_above = upper.edges_of(lower.begin - 1);
         row.width = map_.width;
         row.first_above = upper.first_run[upper.rows() - 1];

@@ -1,7 +1,7 @@
 // Connected components of one image on runs: a union-find over the runs of a strip of rows, then one over the
 // components of its strips.
 //
-// Components 0 and 1 stand for ignored (or void) and background pixels; the others count from 2 in raster order of
+// Components 0 and 1 stand for ignored and background pixels; the others count from 2 in raster order of
 // their first pixel.
 #pragma once
 #include <cstdint>
@@ -15,15 +15,13 @@ namespace fastia {
 
 struct TooManyComponents {};
 
-// What forms components: ids other than the background and below the number of classes, pixels that no void bit
-// excludes.
+// What forms components: ids other than the background and below the number of classes.
 struct Formation {
     bool diagonal = true;
     fastia_id background{0, 0};
     fastia_id num_classes{0, 0};
-    bool areas = true;              // count the pixels of components
-    bool contours = false;          // keep contours, which tell components that lie in holes
-    std::vector<const Map*> voids;  // pixels that one of these maps ignores are void
+    bool areas = true;      // count the pixels of components
+    bool contours = false;  // keep contours, which tell components that lie in holes
 };
 
 // Rows begin..end-1 of an image.

@@ -96,14 +96,4 @@ void edges_of(const RowKernels& kernels, const Row& row, int64_t width, uint64_t
               : kernels.edges_int32(row.int32, width, row.padded, edges);
 }
 
-void ignored_bits(const RowKernels& kernels, const Map& map, const Row& row, uint64_t* bits, bool accumulate) {
-    if (!map.has_ignored) {
-        if (!accumulate) std::memset(bits, 0, static_cast<size_t>(words_of(map.width)) * sizeof(uint64_t));
-    } else if (row.uint8) {
-        kernels.equals_uint8(row.uint8, map.width, row.padded, static_cast<uint8_t>(map.ignored), bits, accumulate);
-    } else {
-        kernels.equals_int32(row.int32, map.width, row.padded, kIgnored, bits, accumulate);
-    }
-}
-
 }  // namespace fastia

@@ -55,7 +55,6 @@ class RowReader {
   public:
     explicit RowReader(const Map& map, const RowKernels& kernels) : map_(map), kernels_(kernels) {}
     Row read(int64_t y);
-    const Map& map() const { return map_; }
 
   private:
     const Map& map_;
@@ -80,7 +79,5 @@ struct Codes {
 };
 
 void edges_of(const RowKernels& kernels, const Row& row, int64_t width, uint64_t* edges);
-// Bits where the map holds its ignored id.
-void ignored_bits(const RowKernels& kernels, const Map& map, const Row& row, uint64_t* bits, bool accumulate);
 
 }  // namespace fastia

@@ -25,10 +25,16 @@ struct fastia_instance_table {
         int32_t class_id;
         int64_t area;
     };
-    // A predicted component, and the instance of its class with which it has an IoU above 1/2: there is one at most.
+    // The instance of its class with which a component has an IoU above 1/2 off void: there is one at most.
+    struct Match {
+        int64_t instance_area = 0;  // in its record
+        int64_t intersection = 0, union_area = 0;
+    };
+    // A predicted component with pixels void in neither map, which `area` counts.
     struct Component {
         int32_t class_id;
-        int64_t area, void_area, instance_area, intersection;  // the last two 0 where there is no such instance
+        int64_t area, void_area;
+        Match match;
     };
     struct Image {
         std::vector<Instance> instances;
@@ -58,15 +64,33 @@ struct Maps {
           has_instances(instances_ != nullptr) {}
 };
 
+// `area` and `pixels` count what is void in neither map. Under `wacv2024` instance void alone is void to the records:
+// there `unlabelled` counts what the target alone ignores, which belongs to them too.
 struct Instance {
     int32_t id = 0;
     int32_t class_id = kNoClass;  // the largest target id seen under it
-    int64_t area = 0;
+    int64_t area = 0, unlabelled = 0;
+
+    int64_t record_area() const { return area + unlabelled; }
 };
 
 struct Overlap {
-    int64_t pixels = 0;
-    int64_t of_class = 0;  // those whose target is the component's class
+    int64_t pixels = 0, unlabelled = 0;
+    int64_t hit = 0;  // those of `pixels` whose target is the component's class
+};
+
+struct Component {
+    int64_t area = 0, unlabelled = 0;
+    int64_t hit = 0;        // as in an overlap
+    int64_t void_area = 0;  // pixels void in either map, those of `unlabelled` too
+    int64_t matched = 0;    // those of `area` on instances of its class
+
+    void add(const Component& part) {
+        area += part.area;
+        unlabelled += part.unlabelled;
+        hit += part.hit;
+        void_area += part.void_area;
+    }
 };
 
 struct BackgroundOverlap {
@@ -81,8 +105,7 @@ struct BackgroundOverlap {
 
 // What one strip adds up, by its own components and instances.
 struct Counts {
-    Buffer<int64_t> size, of_class;  // [components] non-void pixels; those whose target is the component's class
-    Buffer<int64_t> voids;           // [components] void pixels
+    Buffer<Component> components;
     std::vector<Instance> instances;
     HashTable<Empty> instance_index;
     HashTable<Overlap> overlaps;  // key: component, index of the instance
@@ -99,7 +122,8 @@ class ImageOverlaps {
 
     void run(fastia_instance_table::Image* result) {
         form_and_count(options_.options.background);
-        if (has_instance_of_background()) {  // then components of the background class count too
+        // Under `wacv2024` such an instance has a record, and components of the background class count too.
+        if (!exact() && has_instance_of_background()) {
             confusion_ = nullptr;
             form_and_count(fastia_id{0, 0});
         }
@@ -118,8 +142,6 @@ class ImageOverlaps {
         prediction.background = background;
         prediction.num_classes = options_.num_classes;
         prediction.contours = !exact();
-        if (exact()) prediction.voids = {&maps_.target};
-        if (exact() && maps_.has_instances) prediction.voids.push_back(&maps_.instances);
         ground_truth.background = options_.options.background;
         division_.assign(predicted_, maps_.preds.height);
         if (!maps_.has_instances) division_.assign(true_, maps_.target.height);
@@ -138,9 +160,7 @@ class ImageOverlaps {
     void count(int64_t s) {
         const Strip& strip = predicted_.strips[s];
         Counts& counts = counts_[s];
-        counts.size.fill(strip.components, 0);
-        counts.of_class.fill(strip.components, 0);
-        counts.voids.fill(strip.components, 0);
+        counts.components.fill(strip.components, Component());
         if (!maps_.has_instances) counts.instances.resize(true_.strips[s].components);
         const int64_t width = strip.width, words = words_of(width);
         RowReader preds(maps_.preds, kernels_), target(maps_.target, kernels_), instances(maps_.instances, kernels_);
@@ -201,28 +221,27 @@ class ImageOverlaps {
             if (options_.num_classes.present && target >= options_.num_classes.value) throw InvalidId{kTarget, target};
             if (confusion_) add_confusion(pred, target, length);
         }
-        if (instance_id == kIgnored || (exact() && target == kIgnored)) {  // void
-            counts.voids[component] += length;
-            return;
-        }
+        Component& predicted = counts.components[component];
+        if (instance_id == kIgnored || target == kIgnored) predicted.void_area += length;
+        if (instance_id == kIgnored || (exact() && target == kIgnored)) return;  // void to the records
         if (is_background(target)) {
             counts.background.area += length;
             if (is_background(pred)) counts.background.both += length;
         }
         if (is_background(pred)) counts.background.predicted += length;
-        const bool of_class = pred == target && (!exact() || instance_id != 0);
-        counts.size[component] += length;
-        if (of_class) counts.of_class[component] += length;
+        const bool labelled = target != kIgnored, hit = pred == target && labelled;
+        (labelled ? predicted.area : predicted.unlabelled) += length;
+        if (hit) predicted.hit += length;
         if (instance_id == 0) return;
         if (maps_.has_instances) segment.instance = index_of(instance_id, counts);
         Instance& instance = counts.instances[segment.instance];
         instance.id = instance_id;
-        instance.area += length;
+        (labelled ? instance.area : instance.unlabelled) += length;
         instance.class_id = std::max(instance.class_id, target);  // kIgnored is kNoClass
         if (component < kFirstComponent) return;
         Overlap& overlap = counts.overlaps[key_of(component, segment.instance)];
-        overlap.pixels += length;
-        if (pred == target) overlap.of_class += length;
+        (labelled ? overlap.pixels : overlap.unlabelled) += length;
+        if (hit) overlap.hit += length;
     }
 
     void add_confusion(int32_t pred, int32_t target, int64_t length) {
@@ -250,9 +269,7 @@ class ImageOverlaps {
             return exact() ? whole : top[whole];
         };
         if (!exact()) outermost(predicted_, maps_.preds, &top);
-        size_.fill(predicted_.components, 0);
-        of_class_.fill(predicted_.components, 0);
-        void_.fill(predicted_.components, 0);
+        components_.fill(predicted_.components, Component());
         class_.reserve(predicted_.components);
         predicted_.for_each_component(
             [&](uint32_t component, const FirstRun& first) { class_[component] = maps_.preds.code(first.y, first.x); });
@@ -264,18 +281,17 @@ class ImageOverlaps {
             const Counts& counts = counts_[s];
             background_.add(counts.background);
             for (uint32_t c = kFirstComponent; c < predicted_.strips[s].components; ++c) {
-                size_[component_of(s, c)] += counts.size[c];
-                of_class_[component_of(s, c)] += counts.of_class[c];
-                void_[component_of(s, c)] += counts.voids[c];
+                components_[component_of(s, c)].add(counts.components[c]);
             }
             std::vector<uint32_t> index(counts.instances.size());
             for (uint32_t i = 0; i < index.size(); ++i) {
                 const Instance& part = counts.instances[i];
-                if (part.area == 0) continue;
+                if (part.record_area() == 0) continue;
                 index[i] = maps_.has_instances ? index_of(part.id, image) : true_.of_image(s, i);
                 Instance& whole = image.instances[index[i]];
                 whole.id = maps_.has_instances ? part.id : static_cast<int32_t>(index[i] - kBackground);
                 whole.area += part.area;
+                whole.unlabelled += part.unlabelled;
                 whole.class_id = std::max(whole.class_id, part.class_id);
             }
             counts.overlaps.for_each([&](uint64_t key, const Overlap& overlap) {
@@ -288,9 +304,8 @@ class ImageOverlaps {
     }
 
     bool has_instance_of_background() const {
-        return std::any_of(instances_.begin(), instances_.end(), [&](const Instance& instance) {
-            return instance.area > 0 && is_background(instance.class_id);
-        });
+        return std::any_of(instances_.begin(), instances_.end(),
+                           [&](const Instance& instance) { return is_background(instance.class_id); });
     }
 
     // Parts of a share: its whole part is summed as it is, its fraction in units of 2^-40, so that sums do not depend
@@ -299,13 +314,13 @@ class ImageOverlaps {
         static constexpr double kUnit = 1099511627776.0;  // 2^40
         int64_t intersection = 0, whole = 0, fraction = 0;
 
-        void add(const Overlap& overlap, int64_t size, int64_t of_class, bool keep_fraction) {
-            const int64_t other = of_class - overlap.of_class, rest = size - overlap.pixels - other;
-            const double share = static_cast<double>(overlap.pixels) / static_cast<double>(overlap.pixels + other) *
-                                 static_cast<double>(rest);
+        // The component's `rest` lies on no instance of its class; `other` of its pixels lie on others of them.
+        void add(int64_t pixels, int64_t other, int64_t rest, bool keep_fraction) {
+            const double share =
+                static_cast<double>(pixels) / static_cast<double>(pixels + other) * static_cast<double>(rest);
             const double floor = std::floor(share);
-            intersection += overlap.pixels;
-            whole += overlap.pixels + static_cast<int64_t>(floor);
+            intersection += pixels;
+            whole += pixels + static_cast<int64_t>(floor);
             if (keep_fraction) fraction += static_cast<int64_t>(std::rint((share - floor) * kUnit));
         }
         double total() const { return static_cast<double>(whole) + static_cast<double>(fraction) / kUnit; }
@@ -314,22 +329,31 @@ class ImageOverlaps {
     void combine(fastia_instance_table::Image* result) {
         std::sort(overlaps_.begin(), overlaps_.end(),
                   [](const KeyedOverlap& a, const KeyedOverlap& b) { return a.key < b.key; });
-        std::vector<Covered> covered(instances_.size());
-        std::vector<char> touched(predicted_.components, 0);
-        std::vector<Match> matches(predicted_.components);
-        for (size_t i = 0; i < overlaps_.size();) {
-            const uint64_t key = overlaps_[i].key;
-            Overlap sum;
-            for (; i < overlaps_.size() && overlaps_[i].key == key; ++i) {
-                sum.pixels += overlaps_[i].overlap.pixels;
-                sum.of_class += overlaps_[i].overlap.of_class;
-            }
-            const uint32_t instance = static_cast<uint32_t>(key >> 32), component = static_cast<uint32_t>(key);
+        std::vector<KeyedOverlap>::iterator last = overlaps_.begin();
+        for (const KeyedOverlap& part : overlaps_) {  // one for each key, of those of one class
+            const uint32_t instance = static_cast<uint32_t>(part.key >> 32),
+                           component = static_cast<uint32_t>(part.key);
             if (class_[component] != instances_[instance].class_id) continue;
-            touched[component] = 1;
-            const int64_t both = instances_[instance].area + size_[component];
-            if (3 * sum.pixels > both) matches[component] = {instances_[instance].area, sum.pixels};
-            covered[instance].add(sum, size_[component], of_class_[component], exact());
+            components_[component].matched += part.overlap.pixels;
+            if (last == overlaps_.begin() || last[-1].key != part.key) {
+                *last++ = part;
+            } else {
+                last[-1].add(part);
+            }
+        }
+        overlaps_.erase(last, overlaps_.end());
+        std::vector<Covered> covered(instances_.size());
+        std::vector<fastia_instance_table::Match> matches(predicted_.components);
+        for (const auto& [key, overlap] : overlaps_) {
+            const uint32_t instance = static_cast<uint32_t>(key >> 32), index = static_cast<uint32_t>(key);
+            const Component& component = components_[index];
+            const int64_t union_area = instances_[instance].area + component.area - overlap.pixels;
+            if (2 * overlap.pixels > union_area)
+                matches[index] = {instances_[instance].record_area(), overlap.pixels, union_area};
+            const int64_t pixels = overlap.pixels + overlap.unlabelled;
+            const int64_t other = exact() ? component.matched - pixels : component.hit - overlap.hit;
+            const int64_t rest = component.area + component.unlabelled - pixels - other;
+            covered[instance].add(pixels, other, rest, exact());
         }
         if (!exact() && options_.options.background.present && background_.area > 0) {
             const double predicted = static_cast<double>(background_.predicted);
@@ -339,17 +363,20 @@ class ImageOverlaps {
         }
         for (size_t i = 0; i < instances_.size(); ++i) {
             const Instance& instance = instances_[i];
-            if (instance.area == 0 || instance.class_id == kNoClass) continue;
+            if (instance.class_id == kNoClass || (exact() && is_background(instance.class_id))) continue;
             const double total = covered[i].total();
-            result->instances.push_back({instance.class_id, instance.id, instance.area, covered[i].intersection, total,
-                                         iou_of(instance.area, covered[i].intersection, total)});
+            const int64_t area = instance.record_area();
+            result->instances.push_back({instance.class_id, instance.id, area, covered[i].intersection, total,
+                                         iou_of(area, covered[i].intersection, total)});
         }
         std::stable_sort(result->instances.begin(), result->instances.end(),
                          [](const auto& a, const auto& b) { return a.instance_id < b.instance_id; });
         for (uint32_t c = kFirstComponent; c < predicted_.components; ++c) {
-            if (size_[c] == 0 || is_background(class_[c])) continue;
-            if (!touched[c]) result->unmatched.push_back({class_[c], size_[c]});
-            result->components.push_back({class_[c], size_[c], void_[c], matches[c].area, matches[c].intersection});
+            const Component& component = components_[c];
+            if (component.area == 0 || is_background(class_[c])) continue;
+            const bool met = component.matched > 0 || component.hit > 0;
+            if (!met && component.void_area <= component.area) result->unmatched.push_back({class_[c], component.area});
+            result->components.push_back({class_[c], component.area, component.void_area, matches[c]});
         }
     }
 
@@ -358,14 +385,15 @@ class ImageOverlaps {
                (static_cast<double>(area) + covered - static_cast<double>(intersection));
     }
 
-    // The instance with which a component has an IoU above 1/2.
-    struct Match {
-        int64_t area = 0, intersection = 0;
-    };
-
     struct KeyedOverlap {
         uint64_t key;  // instance, component
         Overlap overlap;
+
+        void add(const KeyedOverlap& part) {
+            overlap.pixels += part.overlap.pixels;
+            overlap.unlabelled += part.overlap.unlabelled;
+            overlap.hit += part.overlap.hit;
+        }
     };
 
     const Maps& maps_;
@@ -377,7 +405,7 @@ class ImageOverlaps {
     Labelling predicted_, true_;
     std::vector<Counts> counts_;
     // Of the image.
-    Buffer<int64_t> size_, of_class_, void_;
+    Buffer<Component> components_;
     Buffer<int32_t> class_;
     std::vector<Instance> instances_;
     std::vector<KeyedOverlap> overlaps_;
@@ -442,17 +470,18 @@ void fastia_matches_count(const fastia_instance_table* table, int32_t* count) {
 }
 
 void fastia_matches_copy(const fastia_instance_table* table, int64_t capacity, int32_t* class_id, int64_t* area,
-                         int64_t* void_area, int64_t* instance_area, int64_t* intersection) {
+                         int64_t* void_area, int64_t* instance_area, int64_t* intersection, int64_t* union_area) {
     for (const auto& image : table->images) {
         for (int64_t k = 0; k < capacity; ++k) {
             const bool present = k < static_cast<int64_t>(image.components.size());
             const fastia_instance_table::Component component =
-                present ? image.components[k] : fastia_instance_table::Component{-1, 0, 0, 0, 0};
+                present ? image.components[k] : fastia_instance_table::Component{-1, 0, 0, {}};
             *class_id++ = component.class_id;
             *area++ = component.area;
             *void_area++ = component.void_area;
-            *instance_area++ = component.instance_area;
-            *intersection++ = component.intersection;
+            *instance_area++ = component.match.instance_area;
+            *intersection++ = component.match.intersection;
+            *union_area++ = component.match.union_area;
         }
     }
 }

@@ -13,7 +13,7 @@ constexpr int64_t kListPadding = 64;  // positions, run starts and pairs writabl
 
 inline int64_t words_of(int64_t width) { return (width + 63) / 64; }
 
-// What ignored, void and background runs belong to; the components of an image count from kFirstComponent.
+// What ignored and background runs belong to; the components of an image count from kFirstComponent.
 constexpr uint32_t kNoComponent = 0, kBackground = 1, kFirstComponent = 2;
 
 // Two runs of the same id that touch, one in each of two successive rows.
@@ -29,14 +29,11 @@ struct Participants {
     bool diagonal;  // 8-connectivity
 };
 
-// One row, and the row above it (null: there is none). Void pixels, where given as bits, take no part: a run ends
-// there.
+// One row, and the row above it (null: there is none).
 template <class Id>
 struct RowScan {
     const Id* current;
     const Id* above;
-    const uint64_t* void_current;  // null, or words_of(width) + 1 words
-    const uint64_t* void_above;
     const uint64_t* edges_above;
     int64_t width;
     bool padded;           // both rows can be read kRowPadding ids past their ends
@@ -68,11 +65,9 @@ struct RowKernels {
     const char* name;
     void (*scan_uint8)(RowScan<uint8_t>&, const Participants<uint8_t>&);
     void (*scan_int32)(RowScan<int32_t>&, const Participants<int32_t>&);
-    // Bits where a run starts; bits where a row equals an id, written or or-ed.
+    // Bits where a run starts.
     void (*edges_uint8)(const uint8_t* row, int64_t width, bool padded, uint64_t* edges);
     void (*edges_int32)(const int32_t* row, int64_t width, bool padded, uint64_t* edges);
-    void (*equals_uint8)(const uint8_t* row, int64_t width, bool padded, uint8_t id, uint64_t* bits, bool accumulate);
-    void (*equals_int32)(const int32_t* row, int64_t width, bool padded, int32_t id, uint64_t* bits, bool accumulate);
     // Positions of set bits, in order. Returns their number.
     uint32_t (*positions)(const uint64_t* bits, int64_t words, uint32_t* out);
     // out[x] = values[index of the run of x]; reads up to 16 values past the last run.

@@ -35,38 +35,32 @@ inline uint64_t valid_bits(int64_t word, int64_t width) {
     return rest >= 64 ? ~uint64_t{0} : simd::up_to(static_cast<int>(rest) - 1);
 }
 
-template <class Id, bool kVoid>
-void scan(RowScan<Id>& scanned, const Participants<Id>& participants) {
+template <class Id>
+void scan_row(RowScan<Id>& scanned, const Participants<Id>& participants) {
     // Copies, which no store below can change: the compiler keeps them in registers.
     const RowScan<Id> row = scanned;
     const Participants<Id> ids = participants;
     const int64_t words = words_of(row.width);
     Window<Id> current_window, above_window;
-    uint64_t carry_edge = 1, carry_touch = 0, carry_left = 0, carry_void_above = 0;
+    uint64_t carry_edge = 1, carry_touch = 0, carry_left = 0;
     uint32_t runs = 0, run_above = row.first_above, pairs = 0;
     for (int64_t w = 0; w < words; ++w) {
         const Id* p = current_window.at(row.current, w, row.width, row.padded);
         const uint64_t valid = valid_bits(w, row.width);
-        uint64_t ends = ~simd::equal(p, p + 1);
-        uint64_t vacant = 0;
-        if (kVoid) {
-            vacant = row.void_current[w];
-            ends |= vacant ^ (vacant >> 1 | row.void_current[w + 1] << 63);
-        }
+        const uint64_t ends = ~simd::equal(p, p + 1);
         const uint64_t edges = (ends << 1 | carry_edge) & valid;
         carry_edge = ends >> 63;
         row.edges[w] = edges;
         const uint64_t edges_above = row.above ? row.edges_above[w] : 0;
         if ((edges | edges_above | ends) == 0) continue;  // both rows go on as they were
 
-        uint64_t possible = valid & ~vacant & ~(simd::equal_to(p, ids.ignored) & ids.ignored_mask);
+        uint64_t possible = valid & ~(simd::equal_to(p, ids.ignored) & ids.ignored_mask);
         if (ids.limit_mask) possible &= ~simd::at_least(p, ids.limit);
         const uint64_t background = possible & simd::equal_to(p, ids.background) & ids.background_mask;
         const uint64_t taking_part = possible & ~background;
         if (row.above) {
             const Id* u = above_window.at(row.above, w, row.width, row.padded);
-            uint64_t touch = simd::equal(p, u) & taking_part;
-            if (kVoid) touch &= ~row.void_above[w];
+            const uint64_t touch = simd::equal(p, u) & taking_part;
             const uint64_t overlap_starts = touch & ~((touch << 1 | carry_touch) & ~edges & ~edges_above);
             carry_touch = touch >> 63;
             uint64_t left = 0, right = 0;
@@ -76,11 +70,6 @@ void scan(RowScan<Id>& scanned, const Participants<Id>& participants) {
                 carry_left = equal_left >> 63;
                 const uint64_t inside = row.width - 64 * w <= 64 ? valid >> 1 : valid;
                 right = ends & ~touch & simd::equal(p, u + 1) & taking_part & inside;
-                if (kVoid) {
-                    left &= ~(row.void_above[w] << 1 | carry_void_above);
-                    right &= ~(row.void_above[w] >> 1 | row.void_above[w + 1] << 63);
-                    carry_void_above = row.void_above[w] >> 63;
-                }
             }
             pairs += simd::append_pairs(overlap_starts, left, right, edges, edges_above, row.first_current + runs,
                                         run_above, row.pairs + pairs);
@@ -95,11 +84,6 @@ void scan(RowScan<Id>& scanned, const Participants<Id>& participants) {
 }
 
 template <class Id>
-void scan_row(RowScan<Id>& row, const Participants<Id>& ids) {
-    row.void_current ? scan<Id, true>(row, ids) : scan<Id, false>(row, ids);
-}
-
-template <class Id>
 void edges_of(const Id* row, int64_t width, bool padded, uint64_t* edges) {
     Window<Id> window;
     uint64_t carry = 1;
@@ -108,15 +92,6 @@ void edges_of(const Id* row, int64_t width, bool padded, uint64_t* edges) {
         const uint64_t ends = ~simd::equal(p, p + 1);
         edges[w] = (ends << 1 | carry) & valid_bits(w, width);
         carry = ends >> 63;
-    }
-}
-
-template <class Id>
-void equals(const Id* row, int64_t width, bool padded, Id id, uint64_t* bits, bool accumulate) {
-    Window<Id> window;
-    for (int64_t w = 0; w < words_of(width); ++w) {
-        const uint64_t found = simd::equal_to(window.at(row, w, width, padded), id) & valid_bits(w, width);
-        bits[w] = accumulate ? bits[w] | found : found;
     }
 }
 
@@ -165,18 +140,8 @@ bool stage(const Staging& staging, const void* source, int64_t width, int32_t* o
 
 }  // namespace
 
-#define FASTIA_ROW_KERNELS(name) \
-    {name,                       \
-     scan_row<uint8_t>,          \
-     scan_row<int32_t>,          \
-     edges_of<uint8_t>,          \
-     edges_of<int32_t>,          \
-     equals<uint8_t>,            \
-     equals<int32_t>,            \
-     positions,                  \
-     simd::expand2,              \
-     simd::expand4,              \
-     simd::expand8,              \
-     stage}
+#define FASTIA_ROW_KERNELS(name)                                                            \
+    {name,      scan_row<uint8_t>, scan_row<int32_t>, edges_of<uint8_t>, edges_of<int32_t>, \
+     positions, simd::expand2,     simd::expand4,     simd::expand8,     stage}
 
 }  // namespace fastia

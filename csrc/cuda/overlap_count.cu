@@ -13,8 +13,7 @@ __device__ inline void prepare_overlaps(const Division& division, const StripCou
     for (unsigned component = threadIdx.x; component < counts[blockIdx.x].components; component += blockDim.x) {
         const unsigned own = static_cast<unsigned>(strip.component_base()) + component;
         parent.store(own, find(parent, own));
-        const long long slot = strip.slot + component;
-        sizes.pixels[slot] = sizes.of_class[slot] = sizes.rank[slot] = 0;
+        sizes.clear(strip.slot + component);
     }
 
     if (contour_parent) {
@@ -64,8 +63,11 @@ struct Counting {
                 &confusion[static_cast<unsigned long long>(segment.truth) * (classes + 1) + min(segment.pred, classes)],
                 static_cast<unsigned long long>(pixels));
         }
-        if (segment.instance == kIgnored || (kExact && segment.truth == kIgnored)) return;
-        const bool of_class = segment.pred == segment.truth;
+        const bool labelled = segment.truth != kIgnored, present = is_component(segment.component);
+        if (present && (segment.instance == kIgnored || !labelled))
+            atomicAdd(&sizes.void_area[segment.component], pixels);
+        if (segment.instance == kIgnored || (kExact && !labelled)) return;  // void to the records
+        const bool hit = labelled && segment.pred == segment.truth;
         if (!kExact) {
             const bool is_background = scene.is_background(segment.pred);
             if (scene.is_background(segment.truth)) {
@@ -74,23 +76,23 @@ struct Counting {
             }
             if (is_background) predicted += pixels;
         }
-        if (is_component(segment.component)) {
-            atomicAdd(&sizes.pixels[segment.component], pixels);
-            if (of_class && (!kExact || segment.instance)) atomicAdd(&sizes.of_class[segment.component], pixels);
+        if (present) {
+            atomicAdd(&(labelled ? sizes.area : sizes.unlabelled)[segment.component], pixels);
+            if (hit) atomicAdd(&sizes.hit[segment.component], pixels);
         }
         if (segment.instance == 0) return;
         const unsigned slot = slot_of_instance(segment.instance);
         atomicAdd(&tables.area[slot], pixels);
         // An old value read here is one atomic too many, no more.
-        if (segment.truth != kIgnored && tables.class_after[slot] <= segment.truth)
+        if (labelled && tables.class_after[slot] <= segment.truth)
             atomicMax(&tables.class_after[slot], segment.truth + 1);
-        if (!is_component(segment.component)) return;
+        if (!present) return;
         const unsigned long long key = static_cast<unsigned long long>(segment.component) << 32 | slot;
         const unsigned overlap =
             slot_of(Span<unsigned long long>(tables.key, counts->slots), counts->slots, key,
                     [&](unsigned taken) { tables.overlaps[atomicAdd(&counts->overlaps, 1u)] = taken; });
-        atomicAdd(&tables.pixels[overlap], pixels);
-        if (of_class) atomicAdd(&tables.of_class[overlap], pixels);
+        atomicAdd(&(labelled ? tables.pixels : tables.unlabelled)[overlap], pixels);
+        if (hit) atomicAdd(&tables.hit[overlap], pixels);
     }
 
     __device__ unsigned slot_of_instance(unsigned instance) const {
@@ -182,7 +184,7 @@ extern "C" __global__ void fastia_prepare_overlaps(long long height, long long w
                              FASTIA_SIZES, image_counts, FASTIA_TABLES);
 }
 
-#define FASTIA_COUNT_OVERLAPS(name, exact)                                                                      \
+#define FASTIA_COUNT_OVERLAPS(name, kExact)                                                                     \
     extern "C" __global__ void fastia_count_overlaps_##name(                                                    \
         long long height, long long width, long long rows, FASTIA_SCENE_PARAMETERS, const fastia::Word* words,  \
         const unsigned* run_component, const unsigned* component_root, const unsigned* cuts,                    \
@@ -190,8 +192,8 @@ extern "C" __global__ void fastia_prepare_overlaps(long long height, long long w
         const unsigned* target_rank, const unsigned* target_strip_roots, FASTIA_SIZES_PARAMETERS,               \
         fastia::ImageCounts* image_counts, FASTIA_TABLES_PARAMETERS, unsigned long long* confusion,             \
         long long confusion_stride) {                                                                           \
-        fastia::count_overlaps<exact>(                                                                          \
-            FASTIA_SCENE(exact), {height, width, rows}, words, run_component, component_root, cuts,             \
+        fastia::count_overlaps<kExact>(                                                                         \
+            FASTIA_SCENE, {height, width, rows}, words, run_component, component_root, cuts,                    \
             {target_words, target_run_component, target_parent, target_rank, target_strip_roots}, FASTIA_SIZES, \
             image_counts, FASTIA_TABLES, confusion, confusion_stride);                                          \
     }

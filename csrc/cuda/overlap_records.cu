@@ -1,4 +1,5 @@
-// Kernels 5 to 7 of instance_iou: shares of components, and instances in order; ranks of unmatched components; records.
+// Kernels 5 to 7 of instance_iou: components on instances of their class, and instances in order; shares of components,
+// and ranks of false ones; records.
 #include "overlaps.cuh"
 #include "ranks.cuh"
 
@@ -32,9 +33,11 @@ __device__ inline void sort_keys(Span<unsigned long long> keys, unsigned count) 
     }
 }
 
-// By one block: the instances of an image that have a class, ascending by id, in front of those that have none.
+// By one block: the instances of an image that have a record, ascending by id, in front of those that have none.
 // Returns how many these are.
-__device__ inline unsigned sort_instances(const OverlapTables& tables, unsigned instances, unsigned capacity) {
+template <class HasRecord>
+__device__ unsigned sort_instances(const OverlapTables& tables, unsigned instances, unsigned capacity,
+                                   HasRecord has_record) {
     const Span<unsigned> sums = shared_span<unsigned>(0, 32);
     const Span<unsigned long long> order(tables.order, instances);
     const bool fits = instances <= capacity;
@@ -43,7 +46,7 @@ __device__ inline unsigned sort_instances(const OverlapTables& tables, unsigned 
     for (unsigned i = threadIdx.x; i < instances; i += blockDim.x) {
         unsigned long long key = order[i];
         const unsigned slot = static_cast<unsigned>(key);
-        if (tables.class_after[slot])
+        if (has_record(tables.class_after[slot]))
             ++own;
         else
             key |= static_cast<unsigned long long>(kEmpty) << 32;
@@ -59,40 +62,30 @@ __device__ inline unsigned sort_instances(const OverlapTables& tables, unsigned 
     return records;
 }
 
-// Shares of the overlaps first, first + step, ... of an image: the part of a component that lies outside of all
-// instances of its class goes to those that it overlaps, in proportion.
-template <bool kExact>
-__device__ void add_shares(const Sizes& sizes, const OverlapTables& tables, const unsigned short* component_class,
-                           unsigned overlaps, unsigned first, unsigned step) {
+// Calls visit(overlap, component, instance) for the overlaps first, first + step, ... of an image whose component and
+// instance are of one class.
+template <class Visit>
+__device__ void for_each_match(const OverlapTables& tables, const unsigned short* component_class, unsigned overlaps,
+                               unsigned first, unsigned step, Visit visit) {
     for (unsigned long long i = first; i < overlaps; i += step) {
         const unsigned overlap = tables.overlaps[i];
         const unsigned long long key = tables.key[overlap];
         const unsigned component = static_cast<unsigned>(key >> 32), instance = static_cast<unsigned>(key);
-        if (tables.class_after[instance] != component_class[component] + 1u) continue;
-        sizes.rank[component] = kMatched;
-        const unsigned pixels = tables.pixels[overlap];
-        const unsigned other = sizes.of_class[component] - tables.of_class[overlap];
-        const unsigned rest = sizes.pixels[component] - pixels - other;
-        const double part = __ddiv_rn(static_cast<double>(pixels), static_cast<double>(pixels + other));
-        const double share = __dmul_rn(part, static_cast<double>(rest));
-        const unsigned whole = static_cast<unsigned>(share);
-        atomicAdd(&tables.intersection[instance], pixels);
-        atomicAdd(&tables.whole[instance], pixels + static_cast<unsigned long long>(whole));
-        if (kExact) {
-            const double fraction = __dmul_rn(__dsub_rn(share, static_cast<double>(whole)), 1099511627776.0);  // 2^40
-            atomicAdd(&tables.fraction[instance], static_cast<unsigned long long>(__double2ll_rn(fraction)));
-        }
+        if (tables.class_after[instance] == component_class[component] + 1u) visit(overlap, component, instance);
     }
 }
 
 template <bool kExact>
-__device__ void share_components(long long images, const Division& division, const Sizes& batch_sizes,
-                                 const unsigned short* component_class, ImageCounts* image_counts,
-                                 const OverlapTables& tables, unsigned capacity, int* count) {
+__device__ void match_components(long long images, const Division& division, long long background,
+                                 const Sizes& batch_sizes, const unsigned short* component_class,
+                                 ImageCounts* image_counts, const OverlapTables& tables, unsigned capacity,
+                                 int* count) {
     if (blockIdx.x < images) {
         const OverlapTables own = tables.of_image(blockIdx.x);
         ImageCounts& counts = image_counts[blockIdx.x];
-        const unsigned records = sort_instances(own, counts.instances, capacity);
+        const unsigned records = sort_instances(own, counts.instances, capacity, [=](unsigned class_after) {
+            return class_after && !(kExact && class_after == background + 1);
+        });
         if (threadIdx.x == 0) {
             counts.records = records;
             count[blockIdx.x] = static_cast<int>(records + (counts.background ? 1 : 0));
@@ -101,25 +94,52 @@ __device__ void share_components(long long images, const Division& division, con
         const unsigned block = blockIdx.x - static_cast<unsigned>(images), strips = division.strips();
         const unsigned image = block / strips;
         const long long image_slot = image * division.pixels();
-        add_shares<kExact>(batch_sizes.of_image(image_slot), tables.of_image(image), component_class + image_slot,
-                           image_counts[image].overlaps, block % strips * blockDim.x + threadIdx.x,
-                           strips * blockDim.x);
+        const Sizes sizes = batch_sizes.of_image(image_slot);
+        const OverlapTables own = tables.of_image(image);
+        for_each_match(own, component_class + image_slot, image_counts[image].overlaps,
+                       block % strips * blockDim.x + threadIdx.x, strips * blockDim.x,
+                       [&](unsigned overlap, unsigned component, unsigned) {
+                           if (own.pixels[overlap]) atomicAdd(&sizes.matched[component], own.pixels[overlap]);
+                       });
     }
 }
 
-__device__ inline void rank_unmatched(const Division& division, long long background, const StripCounts* counts,
-                                      const unsigned* component_root, const unsigned short* component_class,
-                                      const Sizes& sizes, unsigned* strip_unmatched, unsigned* arrivals,
-                                      int* unmatched_count) {
-    const Strip strip = strip_of_block(division);
-    const unsigned components = counts[blockIdx.x].components;
+// The part of a component that lies outside of all instances of its class goes to those that it overlaps, in
+// proportion.
+template <bool kExact>
+__device__ void share_components(const Strip& strip, const Sizes& sizes, const OverlapTables& tables,
+                                 const unsigned short* component_class, unsigned overlaps) {
+    for_each_match(tables, component_class, overlaps, strip.number * blockDim.x + threadIdx.x,
+                   strip.division.strips() * blockDim.x, [&](unsigned overlap, unsigned component, unsigned instance) {
+                       const unsigned pixels = tables.pixels[overlap] + tables.unlabelled[overlap];
+                       const unsigned other =
+                           kExact ? sizes.matched[component] - pixels : sizes.hit[component] - tables.hit[overlap];
+                       const unsigned rest = sizes.area[component] + sizes.unlabelled[component] - pixels - other;
+                       const double part = __ddiv_rn(static_cast<double>(pixels), static_cast<double>(pixels + other));
+                       const double share = __dmul_rn(part, static_cast<double>(rest));
+                       const unsigned whole = static_cast<unsigned>(share);
+                       atomicAdd(&tables.intersection[instance], pixels);
+                       atomicAdd(&tables.whole[instance], pixels + static_cast<unsigned long long>(whole));
+                       if (kExact) {
+                           const double fraction =
+                               __dmul_rn(__dsub_rn(share, static_cast<double>(whole)), 1099511627776.0);  // 2^40
+                           atomicAdd(&tables.fraction[instance],
+                                     static_cast<unsigned long long>(__double2ll_rn(fraction)));
+                       }
+                   });
+}
+
+__device__ inline void rank_false_components(const Strip& strip, unsigned components, long long background,
+                                             const unsigned* component_root, const unsigned short* component_class,
+                                             const Sizes& sizes, unsigned* strip_unmatched, unsigned* arrivals,
+                                             int* unmatched_count) {
     const Span<unsigned> sums = shared_span<unsigned>(0, 32);
     unsigned unmatched = 0;
     for (unsigned first = 0; first < components; first += blockDim.x) {
         const unsigned component = first + threadIdx.x;
         const long long slot = strip.slot + component;
         const bool counted = component < components && component_root[slot] == strip.component_base() + component &&
-                             sizes.rank[slot] != kMatched && sizes.pixels[slot] && component_class[slot] != background;
+                             component_class[slot] != background && sizes.is_false(slot);
         unsigned all;
         const unsigned before = sum_before(counted, sums, &all);
         if (component < components) sizes.rank[slot] = counted ? unmatched + before : kEmpty;
@@ -189,11 +209,11 @@ __device__ inline double iou_of(unsigned area, unsigned intersection, double cov
     return __ddiv_rn(common, __dsub_rn(__dadd_rn(static_cast<double>(area), covered), common));
 }
 
-template <bool kExact>
-__device__ void fill_records(const Division& division, long long background, const StripCounts* strip_counts,
-                             const unsigned short* component_class, const Sizes& sizes, const ImageCounts* image_counts,
-                             const OverlapTables& batch_tables, const unsigned* strip_unmatched, const int* count,
-                             const int* unmatched_count, const Records& records, const Tally& tally) {
+__device__ inline void fill_records(const Division& division, long long background, const StripCounts* strip_counts,
+                                    const unsigned short* component_class, const Sizes& sizes,
+                                    const ImageCounts* image_counts, const OverlapTables& batch_tables,
+                                    const unsigned* strip_unmatched, const int* count, const int* unmatched_count,
+                                    const Records& records, const Tally& tally) {
     const Strip strip = strip_of_block(division);
     const unsigned image = strip.image, strips = division.strips();
     const unsigned first = strip.number * blockDim.x + threadIdx.x, step = strips * blockDim.x;
@@ -215,16 +235,15 @@ __device__ void fill_records(const Division& division, long long background, con
         const double covered = __dadd_rn(whole, fraction), iou = iou_of(area, intersection, covered);
         records.set(image, i + before, static_cast<int>(class_id), static_cast<int>(id), area, intersection, covered,
                     iou);
-        const bool is_background = class_id == background;
-        if (!is_background || !kExact) tally.add(class_id, is_background ? 0 : Tally::size_of(area), iou);
+        tally.add(class_id, class_id == background ? 0 : Tally::size_of(area), iou);
     }
     for (unsigned component = threadIdx.x; component < strip_counts[blockIdx.x].components; component += blockDim.x) {
         const long long slot = strip.slot + component;
         const unsigned rank = sizes.rank[slot];
         if (rank == kEmpty) continue;
         const unsigned column = strip_unmatched[image * strips + strip.number] + rank;
-        records.set_unmatched(image, column, component_class[slot], sizes.pixels[slot]);
-        tally.add_unmatched(component_class[slot], sizes.pixels[slot]);
+        records.set_unmatched(image, column, component_class[slot], sizes.area[slot]);
+        tally.add_unmatched(component_class[slot], sizes.area[slot]);
     }
     records.pad(image, count[image], unmatched_count[image], first, step);
 }
@@ -237,35 +256,40 @@ __device__ void fill_records(const Division& division, long long background, con
 #define FASTIA_RECORDS \
     {columns, unmatched_columns, class_id, record_id, area, common, covered, iou, unmatched_class_id, unmatched_area}
 
-#define FASTIA_OVERLAP_RECORDS(name, exact)                                                                         \
-    extern "C" __global__ void fastia_share_components_##name(                                                      \
-        long long height, long long width, long long rows, long long images, FASTIA_SIZES_PARAMETERS,               \
-        const unsigned short* component_class, fastia::ImageCounts* image_counts, FASTIA_TABLES_PARAMETERS,         \
-        long long capacity, int* count) {                                                                           \
-        fastia::share_components<exact>(images, {height, width, rows}, FASTIA_SIZES, component_class, image_counts, \
-                                        FASTIA_TABLES, static_cast<unsigned>(capacity), count);                     \
+#define FASTIA_OVERLAP_RECORDS(name, kExact)                                                                        \
+    extern "C" __global__ void fastia_match_components_##name(                                                      \
+        long long height, long long width, long long rows, long long images, long long background,                  \
+        FASTIA_SIZES_PARAMETERS, const unsigned short* component_class, fastia::ImageCounts* image_counts,          \
+        FASTIA_TABLES_PARAMETERS, long long capacity, int* count) {                                                 \
+        fastia::match_components<kExact>(images, {height, width, rows}, background, FASTIA_SIZES, component_class,  \
+                                         image_counts, FASTIA_TABLES, static_cast<unsigned>(capacity), count);      \
     }                                                                                                               \
-    extern "C" __global__ void fastia_fill_records_##name(                                                          \
+    extern "C" __global__ void fastia_share_components_##name(                                                      \
         long long height, long long width, long long rows, long long background,                                    \
-        const fastia::StripCounts* strip_counts, const unsigned short* component_class, FASTIA_SIZES_PARAMETERS,    \
-        const fastia::ImageCounts* image_counts, FASTIA_TABLES_PARAMETERS, const unsigned* strip_unmatched,         \
-        const int* count, const int* unmatched_count, FASTIA_RECORDS_PARAMETERS, unsigned long long* tally,         \
-        long long classes) {                                                                                        \
-        fastia::fill_records<exact>({height, width, rows}, background, strip_counts, component_class, FASTIA_SIZES, \
-                                    image_counts, FASTIA_TABLES, strip_unmatched, count, unmatched_count,           \
-                                    FASTIA_RECORDS, {tally, classes});                                              \
+        const fastia::StripCounts* strip_counts, const unsigned* component_root,                                    \
+        const unsigned short* component_class, FASTIA_SIZES_PARAMETERS, const fastia::ImageCounts* image_counts,    \
+        FASTIA_TABLES_PARAMETERS, unsigned* strip_unmatched, unsigned* arrivals, int* unmatched_count) {            \
+        const fastia::Strip strip = fastia::strip_of_block({height, width, rows});                                  \
+        const fastia::Sizes sizes FASTIA_SIZES;                                                                     \
+        const fastia::OverlapTables tables FASTIA_TABLES;                                                           \
+        fastia::share_components<kExact>(strip, sizes.of_image(strip.image_slot()), tables.of_image(strip.image),   \
+                                         component_class + strip.image_slot(), image_counts[strip.image].overlaps); \
+        fastia::rank_false_components(strip, strip_counts[blockIdx.x].components, background, component_root,       \
+                                      component_class, sizes, strip_unmatched, arrivals, unmatched_count);          \
     }
 
 FASTIA_OVERLAP_RECORDS(exact, true)
 FASTIA_OVERLAP_RECORDS(wacv2024, false)
 
-extern "C" __global__ void fastia_rank_unmatched(long long height, long long width, long long rows,
-                                                 long long background, const fastia::StripCounts* strip_counts,
-                                                 const unsigned* component_root, const unsigned short* component_class,
-                                                 FASTIA_SIZES_PARAMETERS, unsigned* strip_unmatched, unsigned* arrivals,
-                                                 int* unmatched_count) {
-    fastia::rank_unmatched({height, width, rows}, background, strip_counts, component_root, component_class,
-                           FASTIA_SIZES, strip_unmatched, arrivals, unmatched_count);
+extern "C" __global__ void fastia_fill_records(long long height, long long width, long long rows, long long background,
+                                               const fastia::StripCounts* strip_counts,
+                                               const unsigned short* component_class, FASTIA_SIZES_PARAMETERS,
+                                               const fastia::ImageCounts* image_counts, FASTIA_TABLES_PARAMETERS,
+                                               const unsigned* strip_unmatched, const int* count,
+                                               const int* unmatched_count, FASTIA_RECORDS_PARAMETERS,
+                                               unsigned long long* tally, long long classes) {
+    fastia::fill_records({height, width, rows}, background, strip_counts, component_class, FASTIA_SIZES, image_counts,
+                         FASTIA_TABLES, strip_unmatched, count, unmatched_count, FASTIA_RECORDS, {tally, classes});
 }
 
 // Records of images without pixels, one block each.

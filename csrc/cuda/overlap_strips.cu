@@ -4,11 +4,8 @@
 
 namespace fastia {
 
-// Under `exact` runs end where any map changes, so that none is void in part. Under `wacv2024` they are the
-// prediction's own, as its contours ask for.
-template <bool kExact>
+// Runs are those of the prediction alone.
 struct CutScene {
-    static constexpr bool kJoined = kExact;
     Scene scene;
     unsigned* cuts;     // [images, rows, words]
     unsigned segments;  // between cuts, in the words of this thread
@@ -19,18 +16,17 @@ struct CutScene {
         if (scene.instances.data) all |= scene.instances.edges(strip, word);
         if (word.number < strip.words()) cuts[strip.first_word() + word.number] = all;
         segments += __popc(all);
-        return kExact ? all : own;
+        return own;
     }
     __device__ unsigned class_of(long long image, long long y, long long x) const {
         return scene.class_of(image, y, x);
     }
 };
 
-template <bool kExact>
-__device__ void cut_strip(const Scene& scene, const Division& division, unsigned capacity,
-                          const Results<unsigned>& results, unsigned* cuts, unsigned* segments) {
-    CutScene<kExact> source{scene, cuts, 0};
-    label_strip<CutScene<kExact>, unsigned>(source, true, division, capacity, results);
+__device__ inline void cut_strip(const Scene& scene, const Division& division, unsigned capacity,
+                                 const Results<unsigned>& results, unsigned* cuts, unsigned* segments) {
+    CutScene source{scene, cuts, 0};
+    label_strip<CutScene, unsigned>(source, true, division, capacity, results);
     __syncthreads();
     unsigned all;
     sum_before(source.segments, shared_span<unsigned>(0, 32), &all);
@@ -39,17 +35,13 @@ __device__ void cut_strip(const Scene& scene, const Division& division, unsigned
 
 }  // namespace fastia
 
-#define FASTIA_OVERLAP_STRIPS(name, exact)                                                                            \
-    extern "C" __global__ void __launch_bounds__(256, 4) fastia_overlap_strips_##name(                                \
-        long long height, long long width, long long rows, FASTIA_SCENE_PARAMETERS, long long capacity,               \
-        fastia::Word* words, fastia::StripCounts* counts, unsigned* run_component, unsigned* component_parent,        \
-        unsigned short* component_class, unsigned* arrivals, unsigned* first_run, unsigned* cuts,                     \
-        unsigned* segments) {                                                                                         \
-        fastia::cut_strip<exact>(FASTIA_SCENE(exact), {height, width, rows}, static_cast<unsigned>(capacity),         \
-                                 {words, counts, run_component, component_parent, component_class, arrivals, nullptr, \
-                                  nullptr, nullptr, 0, first_run},                                                    \
-                                 cuts, segments);                                                                     \
-    }
-
-FASTIA_OVERLAP_STRIPS(exact, true)
-FASTIA_OVERLAP_STRIPS(wacv2024, false)
+extern "C" __global__ void __launch_bounds__(256, 4)
+    fastia_overlap_strips(long long height, long long width, long long rows, FASTIA_SCENE_PARAMETERS,
+                          long long capacity, fastia::Word* words, fastia::StripCounts* counts, unsigned* run_component,
+                          unsigned* component_parent, unsigned short* component_class, unsigned* arrivals,
+                          unsigned* first_run, unsigned* cuts, unsigned* segments) {
+    fastia::cut_strip(FASTIA_SCENE, {height, width, rows}, static_cast<unsigned>(capacity),
+                      {words, counts, run_component, component_parent, component_class, arrivals, nullptr, nullptr,
+                       nullptr, 0, first_run},
+                      cuts, segments);
+}

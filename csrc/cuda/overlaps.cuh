@@ -18,38 +18,50 @@ struct ImageCounts {
     unsigned background, predicted, both;  // pixels of background: in the target, in the prediction
 };
 
-// Sums over the pixels off void of components, at their roots, [images, pixels].
+// Pixels of components, at their roots, [images, pixels].
 struct Sizes {
-    unsigned *pixels, *of_class;  // those whose target is the component's class
-    unsigned* rank;               // 0, or kMatched; then in its strip, among components that no instance matches
+    unsigned *area, *hit;  // void in neither map; those of them whose target is the component's class
+    unsigned* unlabelled;  // ignored by the target alone: under `wacv2024` no void to the records
+    unsigned* void_area;   // void in either map
+    unsigned* matched;     // of `area`, on instances of its class
+    unsigned* rank;        // in its strip, among false components; kEmpty: it is none
 
-    __device__ Sizes of_image(long long slot) const { return {pixels + slot, of_class + slot, rank + slot}; }
+    __device__ Sizes of_image(long long slot) const {
+        return {area + slot, hit + slot, unlabelled + slot, void_area + slot, matched + slot, rank + slot};
+    }
+    __device__ void clear(long long slot) const {
+        area[slot] = hit[slot] = unlabelled[slot] = void_area[slot] = matched[slot] = 0;
+    }
+    // Off void it meets nothing of its class, and no more than half of it is void.
+    __device__ bool is_false(long long slot) const {
+        return area[slot] && !hit[slot] && !matched[slot] && void_area[slot] <= area[slot];
+    }
 };
-constexpr unsigned kMatched = 1;
 
 // The slots of an image follow those of the image before, `capacity` each.
 struct OverlapTables {
     long long capacity;
     unsigned* id;           // instance, kEmpty: none
-    unsigned* area;         // of an instance
+    unsigned* area;         // of an instance, in pixels that are no void to the records
     unsigned* class_after;  // its class plus 1, 0 where it has none
     unsigned* intersection;
     unsigned long long *whole, *fraction;  // covered: whole pixels, and 2^-40 of one
     unsigned long long* order;             // [entries] id and slot
     unsigned long long* key;               // component and slot of an instance, kEmptyKey: none
-    unsigned *pixels, *of_class;           // of an overlap; those whose target is the component's class
+    unsigned *pixels, *hit;                // of an overlap, void in neither map; those whose target is its class
+    unsigned* unlabelled;                  // of an overlap, ignored by the target alone
     unsigned* overlaps;                    // [entries] slots
 
     __device__ OverlapTables of_image(unsigned image) const {
         const long long at = image * capacity;
-        return {capacity,      id + at,    area + at, class_after + at, intersection + at, whole + at,
-                fraction + at, order + at, key + at,  pixels + at,      of_class + at,     overlaps + at};
+        return {capacity,   id + at,  area + at,   class_after + at, intersection + at, whole + at,   fraction + at,
+                order + at, key + at, pixels + at, hit + at,         unlabelled + at,   overlaps + at};
     }
     __device__ void clear(unsigned slot) const {
         id[slot] = kEmpty;
         area[slot] = class_after[slot] = 0;
         key[slot] = kEmptyKey;
-        pixels[slot] = of_class[slot] = 0;
+        pixels[slot] = hit[slot] = unlabelled[slot] = 0;
     }
 };
 
@@ -82,13 +94,14 @@ __device__ unsigned slot_of(Span<Key> keys, unsigned slots, Key key, Taken taken
 
 }  // namespace fastia
 
-#define FASTIA_SIZES_PARAMETERS unsigned *size, unsigned *size_of_class, unsigned *rank
-#define FASTIA_SIZES {size, size_of_class, rank}
-#define FASTIA_TABLES_PARAMETERS                                                                         \
-    long long table_capacity, unsigned *instance_id, unsigned *instance_area, unsigned *instance_class,  \
-        unsigned *intersection, unsigned long long *covered_whole, unsigned long long *covered_fraction, \
-        unsigned long long *order, unsigned long long *overlap_key, unsigned *overlap_pixels,            \
-        unsigned *overlap_of_class, unsigned *overlap_slots
-#define FASTIA_TABLES                                                                               \
-    {table_capacity,   instance_id, instance_area, instance_class, intersection,     covered_whole, \
-     covered_fraction, order,       overlap_key,   overlap_pixels, overlap_of_class, overlap_slots}
+#define FASTIA_SIZES_PARAMETERS \
+    unsigned *size, unsigned *hit, unsigned *unlabelled, unsigned *void_area, unsigned *matched, unsigned *rank
+#define FASTIA_SIZES {size, hit, unlabelled, void_area, matched, rank}
+#define FASTIA_TABLES_PARAMETERS                                                                                     \
+    long long table_capacity, unsigned *instance_id, unsigned *instance_area, unsigned *instance_class,              \
+        unsigned *intersection, unsigned long long *covered_whole, unsigned long long *covered_fraction,             \
+        unsigned long long *order, unsigned long long *overlap_key, unsigned *overlap_pixels, unsigned *overlap_hit, \
+        unsigned *overlap_unlabelled, unsigned *overlap_slots
+#define FASTIA_TABLES                                                                                                  \
+    {table_capacity, instance_id, instance_area,  instance_class, intersection,       covered_whole, covered_fraction, \
+     order,          overlap_key, overlap_pixels, overlap_hit,    overlap_unlabelled, overlap_slots}

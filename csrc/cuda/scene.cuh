@@ -75,15 +75,12 @@ struct Scene {
     }
     __device__ bool is_background(unsigned id) const { return background >= 0 && id == background; }
 
-    // What predicted components are formed of. Instances that are given may be of the background class.
+    // What predicted components are formed of. Under `wacv2024`, instances that are given may be of the background
+    // class.
     __device__ unsigned class_of(long long image, long long y, long long x) const {
         const unsigned id = pred(image, y, x);
         if (id == kIgnored || id >= classes) return kIgnored;
-        if (exact) {
-            if (truth(image, y, x) == kIgnored) return kIgnored;
-            if (instances.data && instance(image, y, x) == kIgnored) return kIgnored;
-        }
-        return is_background(id) && !instances.data ? kBackground : id;
+        return is_background(id) && (exact || !instances.data) ? kBackground : id;
     }
 
   private:
@@ -107,15 +104,15 @@ struct Scene {
         const char *map##_begin, const char *map##_end, long long map##_dtype
 #define FASTIA_MAP(map) \
     {map, map##_image_stride, map##_row_stride, map##_column_stride, map##_begin, map##_end, map##_dtype}
-#define FASTIA_SCENE_PARAMETERS                                                                                \
-    FASTIA_MAP_PARAMETERS(preds), FASTIA_MAP_PARAMETERS(target), FASTIA_MAP_PARAMETERS(instances),             \
-        long long background, long long has_ignored, long long ignored, long long has_void, long long void_id, \
+#define FASTIA_SCENE_PARAMETERS                                                                                     \
+    FASTIA_MAP_PARAMETERS(preds), FASTIA_MAP_PARAMETERS(target), FASTIA_MAP_PARAMETERS(instances), long long exact, \
+        long long background, long long has_ignored, long long ignored, long long has_void, long long void_id,      \
         long long classes, long long *error
-#define FASTIA_SCENE(exact) \
+#define FASTIA_SCENE        \
     {FASTIA_MAP(preds),     \
      FASTIA_MAP(target),    \
      FASTIA_MAP(instances), \
-     exact,                 \
+     exact != 0,            \
      background,            \
      has_ignored != 0,      \
      ignored,               \

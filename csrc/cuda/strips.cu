@@ -26,7 +26,6 @@ struct Classes {
 
 template <class Id>
 struct PlainMasks {
-    static constexpr bool kJoined = false;
     Masks<Id> masks;
     Classes classes;
 

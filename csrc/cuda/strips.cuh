@@ -4,7 +4,6 @@
 // A `Source` says where runs start and which class they are of:
 //     unsigned edges(const Strip&, const Cursor&)         bits of the word of each lane, for all lanes at once
 //     unsigned class_of(image, y, x) const                a class, kBackground or kIgnored
-//     static constexpr bool kJoined                       adjacent runs of a row may be of one class, and then touch
 #pragma once
 #include "edges.cuh"
 
@@ -81,14 +80,6 @@ __device__ __forceinline__ void unite_runs(const Runs& runs, const Strip& strip,
         if (measured && !(lower.edges & 1)) {
             const unsigned end = lower.edges ? __ffs(lower.edges) - 1 : strip.word_width(at.column);
             atomicAdd(&runs.area[lower.runs_before - 1], end);
-        }
-        if constexpr (Source::kJoined) {
-            unsigned run = lower.runs_before;
-            for (unsigned starts = lower.edges; starts; starts &= starts - 1, ++run) {
-                if (at.column == 0 && (starts & 1)) continue;  // the first of its row
-                const unsigned own = runs.class_of[run];
-                if (is_component(own) && runs.class_of[run - 1] == own) unite(runs.parent, run - 1, run);
-            }
         }
         if (at.row == 0) continue;
         const Word upper = words[at.number - strip.words_per_row];

@@ -28,13 +28,13 @@ from fastia.kernels.cuda_plan import (
 
 _PROTOCOLS = ("exact", "wacv2024")
 KERNELS = {
-    "overlap_strips.cu": [f"fastia_overlap_strips_{protocol}" for protocol in _PROTOCOLS],
+    "overlap_strips.cu": ["fastia_overlap_strips"],
     "contours.cu": ["fastia_trace_contours", "fastia_find_neighbours", "fastia_find_outermost"],
     "overlap_count.cu": ["fastia_prepare_overlaps"] + [f"fastia_count_overlaps_{protocol}" for protocol in _PROTOCOLS],
     "overlap_records.cu": [
-        f"fastia_{name}_{protocol}" for name in ("share_components", "fill_records") for protocol in _PROTOCOLS
+        f"fastia_{name}_{protocol}" for name in ("match_components", "share_components") for protocol in _PROTOCOLS
     ]
-    + ["fastia_rank_unmatched", "fastia_empty_records"],
+    + ["fastia_fill_records", "fastia_empty_records"],
 }
 
 _DTYPE_CODES = {name: code for code, name in enumerate(("uint8", "int16", "uint16", "int32", "int64"))}
@@ -123,14 +123,15 @@ class _SceneChunk(Chunk):
         self.arrivals = self.scratch(4 * images)
         self.cuts = self.scratch(4 * images * scene.preds.shape[1] * self.words_per_row)
         self.segments = self.scratch(4 * strips)
-        self.sizes = (self.scratch(4 * pixels), self.scratch(4 * pixels), self.scratch(4 * pixels))
+        # area, hit, unlabelled, void_area, matched, rank
+        self.sizes = tuple(self.scratch(4 * pixels) for _ in range(6))
         self.image_counts = self.scratch(28 * images)
         self.strip_unmatched = self.scratch(4 * strips)
         self.count = self.scratch(4 * images)
         self.unmatched_count = self.scratch(4 * images)
         slots = self.pixels + self.pixels // 4 + 1
-        # id, area, class, intersection, covered (whole, fraction), order; key, pixels, of class, list of overlaps
-        widths = (4, 4, 4, 4, 8, 8, 8, 8, 4, 4, 4)
+        # id, area, class, intersection, covered (whole, fraction), order; key, pixels, hit, unlabelled, overlaps
+        widths = (4, 4, 4, 4, 8, 8, 8, 8, 4, 4, 4, 4)
         tables = [self.scratch(width * images * slots) for width in widths]
         self.tables: tuple[Argument, ...] = (slots, *tables)
         # Contours are done with before these parts of the tables are first written.
@@ -164,7 +165,7 @@ class _SceneChunk(Chunk):
         launches.append(
             self._kernel(
                 "overlap_strips.cu",
-                f"overlap_strips_{options.protocol}",
+                "overlap_strips",
                 blocks,
                 SUMS_BYTES + 12 * self.tuning.capacity,
                 *self._scene(),
@@ -219,10 +220,11 @@ class _SceneChunk(Chunk):
         launches.append(
             self._kernel(
                 "overlap_records.cu",
-                f"share_components_{options.protocol}",
+                f"match_components_{options.protocol}",
                 self.images + blocks,
                 SUMS_BYTES + 8 * _SORTED_KEYS,
                 self.images,
+                background,
                 *self.sizes,
                 self.component_class,
                 self.image_counts,
@@ -234,7 +236,7 @@ class _SceneChunk(Chunk):
         launches.append(
             self._kernel(
                 "overlap_records.cu",
-                "rank_unmatched",
+                f"share_components_{options.protocol}",
                 blocks,
                 SUMS_BYTES,
                 background,
@@ -242,6 +244,8 @@ class _SceneChunk(Chunk):
                 self.parent,
                 self.component_class,
                 *self.sizes,
+                self.image_counts,
+                *self.tables,
                 self.strip_unmatched,
                 self.arrivals,
                 self.unmatched_count,
@@ -250,7 +254,7 @@ class _SceneChunk(Chunk):
         launches.append(
             self._kernel(
                 "overlap_records.cu",
-                f"fill_records_{options.protocol}",
+                "fill_records",
                 blocks,
                 0,
                 background,
@@ -288,6 +292,7 @@ class _SceneChunk(Chunk):
             *self._map("preds", self.scene.preds),
             *self._map("target", self.scene.target),
             *self._map("instances", self.scene.instances),
+            options.protocol == "exact",
             -1 if options.background is None else options.background,
             *ignored,
             *void,
