@@ -27,7 +27,7 @@ from fastia.engine.objective import Loss, Weights
 from fastia.engine.processes import Processes, joined, stop_requests
 from fastia.engine.result import Evaluation
 from fastia.engine.validate import validate, write_predictions
-from fastia.ewc import EWC
+from fastia.losses import EWC
 
 # Keys of the configuration that may change when a run is resumed, for they do not change what is learned.
 _FREE_KEYS = {
