@@ -92,8 +92,8 @@ def balance(
             raise ValueError("--sets and --scores need each other")
         from rich.console import Console
 
+        from fastia.data.balance import balance_dataset, sentences, table
         from fastia.engine import stability
-        from fastia.engine.balance import balance_dataset, sentences, table
 
         result = balance_dataset(
             root,
@@ -143,7 +143,7 @@ def analyze(
     with errors_as_text():
         from rich.console import Console
 
-        from fastia.engine.analyze import analyze_dataset, table
+        from fastia.data.analyze import analyze_dataset, table
 
         result = analyze_dataset(
             root,

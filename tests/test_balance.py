@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 import fastia
-from fastia.data import voc
+from fastia.data import balance, voc
+from fastia.data.balance import balance_dataset
 from fastia.data.convert import convert_coco
+from fastia.data.ground_truth import read_ground_truth
+from fastia.data.programme import Programme, imbalance
 from fastia.data.shapes import CLASSES, make_shapes
-from fastia.engine import balance, stability
-from fastia.engine.balance import balance_dataset
-from fastia.engine.ground_truth import read_ground_truth
-from fastia.engine.programme import Programme, imbalance
+from fastia.engine import stability
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,7 @@ def stability(scores: Sequence[PathLike], sets: Sequence[Sequence[str]]) -> Stab
         >>> import tempfile
         >>> import fastia
         >>> from fastia.data.shapes import make_shapes
-        >>> from fastia.engine.balance import balance_dataset
+        >>> from fastia.data.balance import balance_dataset
         >>> from fastia.engine.stability import stability
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     make_shapes(folder, images=20)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from fastia import checks, functional
 from fastia.data import voc
 from fastia.data.files import replacing
+from fastia.data.ground_truth import GroundTruth, read_ground_truth
 from fastia.data.png import read_ids
 from fastia.data.threads import in_threads
-from fastia.engine.ground_truth import GroundTruth, read_ground_truth
 from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
 from fastia.typing import PathLike
 
@@ -83,7 +83,7 @@ def analyze_dataset(
     Example:
         >>> import tempfile
         >>> from fastia.data.shapes import make_shapes
-        >>> from fastia.engine.analyze import analyze_dataset
+        >>> from fastia.data.analyze import analyze_dataset
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     make_shapes(folder, images=3)
         ...     row = analyze_dataset(folder, "all").per_class["all"]

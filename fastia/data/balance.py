@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from fastia import checks
 from fastia.data import voc
 from fastia.data.files import replacing, write_lines
-from fastia.engine.ground_truth import GroundTruth, read_ground_truth
-from fastia.engine.programme import Counts, Programme, imbalance
+from fastia.data.ground_truth import GroundTruth, read_ground_truth
+from fastia.data.programme import Counts, Programme, imbalance
 from fastia.scores import SIZE_NAMES
 from fastia.typing import PathLike
 
@@ -107,7 +107,7 @@ def balance_dataset(
         slack: share of the wanted instances by which the deviation of these sets may exceed the best.
         seed: of the order in which the solver sees the images, of the further sets, and of the random choices.
         time_limit: seconds for the search, and for each further set.
-        classes, background, ignore_index, jobs, progress: as in :func:`fastia.engine.ground_truth.read_ground_truth`.
+        classes, background, ignore_index, jobs, progress: as in :func:`fastia.data.ground_truth.read_ground_truth`.
         csv: where to write one row per chosen image with its instances, for review.
 
     Returns:
@@ -122,7 +122,7 @@ def balance_dataset(
     Example:
         >>> import tempfile
         >>> from fastia.data.shapes import make_shapes
-        >>> from fastia.engine.balance import balance_dataset
+        >>> from fastia.data.balance import balance_dataset
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     make_shapes(folder, images=20)
         ...     result = balance_dataset(folder, "all")

@@ -1,4 +1,4 @@
-"""The integer programme behind :mod:`fastia.engine.balance`, solved by HiGHS.
+"""The integer programme behind :mod:`fastia.data.balance`, solved by HiGHS.
 
 A cell is a class and a size of which the dataset has instances. With x_i = 1 for a chosen image, a_ik its instances of
 cell k and t the aim, the programme minimises sum_k |sum_i a_ik x_i - min(t, sum_i a_ik)|: a cell with too few instances

@@ -85,7 +85,7 @@ def read_ground_truth(
     Example:
         >>> import tempfile
         >>> from fastia.data.shapes import make_shapes
-        >>> from fastia.engine.ground_truth import read_ground_truth
+        >>> from fastia.data.ground_truth import read_ground_truth
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     make_shapes(folder, images=3)
         ...     read_ground_truth(folder, "all").counts().shape  # images, classes, sizes
