@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from fastia._version import __version__ as __version__
-from fastia.engine.evaluate import evaluate_directory
+from fastia.evaluation.run import evaluate_directory
 from fastia.ewc import EWC
 from fastia.functional import (
     Components,

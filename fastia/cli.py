@@ -13,7 +13,7 @@ from typing import Annotated
 
 from fastia._version import __version__
 from fastia.cli_shared import INSTALL, errors_as_text, id_or_none
-from fastia.engine.result import Evaluation
+from fastia.evaluation.result import Evaluation
 
 try:
     import typer
@@ -114,7 +114,7 @@ def evaluate(
     Prints IA-IoU and penalized IA-IoU beside IoU. Bad files are all listed; the exit status is then 2.
     """
     with errors_as_text():
-        from fastia.engine.evaluate import evaluate_directory
+        from fastia.evaluation.run import evaluate_directory
 
         result = evaluate_directory(
             dataset,
@@ -198,8 +198,8 @@ def compare(
     with errors_as_text():
         from rich.console import Console
 
-        from fastia.engine import comparison_report
-        from fastia.engine.compare import compare as compare_files
+        from fastia.evaluation import comparison_report
+        from fastia.evaluation.comparison import compare as compare_files
 
         result = compare_files(
             _named(files),
@@ -245,7 +245,7 @@ def sensitivity(
         from rich.console import Console
 
         from fastia import checks
-        from fastia.engine import sensitivity as analyses
+        from fastia.evaluation import sensitivity as analyses
 
         checks.new_files(csv=csv, plot=plot)
         curves = analyses.corner_cases(protocol=protocol.value)
@@ -292,7 +292,7 @@ def cache_folder() -> Path:
 def _print_evaluation(result: Evaluation, written: Iterable[Path]) -> None:
     from rich.console import Console
 
-    from fastia.engine.report import extra_table, table
+    from fastia.evaluation.report import extra_table, table
 
     console = Console(highlight=False)
     console.print(table(result))

@@ -93,7 +93,7 @@ def balance(
         from rich.console import Console
 
         from fastia.data.balance import balance_dataset, sentences, table
-        from fastia.engine import stability
+        from fastia.evaluation import stability
 
         result = balance_dataset(
             root,
@@ -118,7 +118,7 @@ def balance(
         console.print(table(result))
         _print(console, sentences(result))
         if scores:
-            spread = stability.stability(scores, result.sets)
+            spread = stability.across_sets(scores, result.sets)
             console.print(stability.table(spread))
             _print(console, stability.sentences(spread))
         _print(console, [f"Wrote split {name} of {root}", *([f"Wrote {csv}"] if csv else [])])

@@ -12,8 +12,8 @@ import math
 
 import numpy as np
 
-from fastia.engine.inference import bootstrap
-from fastia.engine.results import COLUMNS, SCORES, STANDARD_SCORES, Score, plain_value, taking_part, terms
+from fastia.evaluation.intervals import bootstrap
+from fastia.evaluation.sums import COLUMNS, SCORES, STANDARD_SCORES, Score, plain_value, taking_part, terms
 from fastia.scores import SIZE_BOUNDS
 
 POPULATION = 60_000

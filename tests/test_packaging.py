@@ -51,7 +51,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel, source):
     files = (*source.glob("fastia/**/*.py"), *source.glob("fastia/configs/*.toml"))
     sources = {path.relative_to(source).as_posix() for path in files}
     sources |= {f"fastia/kernels/cuda_sources/{path.name}" for path in source.glob("csrc/cuda/*.cu*")}
-    page = {f"fastia/engine/page/page.{end}" for end in ("html", "css", "js")}
+    page = {f"fastia/evaluation/page/page.{end}" for end in ("html", "css", "js")}
     suffix = "dylib" if sys.platform == "darwin" else "so"
     assert names == sources | page | {"fastia/py.typed", f"fastia/kernels/libfastia_cpu.{suffix}"}
 

@@ -20,13 +20,13 @@ from torch.nn.parallel import DistributedDataParallel
 from fastia.data.training import batches, normalized
 from fastia.engine import checkpoint, objective, schedule
 from fastia.engine.config import Config
-from fastia.engine.evaluate import evaluate_directory
 from fastia.engine.files import Files, TrainingFileError
 from fastia.engine.monitor import Monitor, Row, write_curves, write_table
 from fastia.engine.objective import Loss, Weights
 from fastia.engine.processes import Processes, joined, stop_requests
-from fastia.engine.result import Evaluation
 from fastia.engine.validate import validate, write_predictions
+from fastia.evaluation.result import Evaluation
+from fastia.evaluation.run import evaluate_directory
 from fastia.ewc import EWC
 
 # Keys of the configuration that may change when a run is resumed, for they do not change what is learned.

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastia.data.files import write_together
-from fastia.engine.inference import LEVEL
-from fastia.engine.result import Comparison, Interval
+from fastia.evaluation.intervals import LEVEL
+from fastia.evaluation.result import Comparison, Interval
 from fastia.typing import PathLike
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from fastia.engine.result import Evaluation
+from fastia.evaluation.result import Evaluation
 from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
 
 GROUPS = ("all", *SIZE_NAMES)  # what a chart can be limited to, by the buttons of the page

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastia import checks
-from fastia.engine.results import COLUMNS, SCORES, Result, check_same_data, plain_value, read_result, terms
+from fastia.evaluation.sums import COLUMNS, SCORES, Result, check_same_data, plain_value, read_result, terms
 from fastia.scores import SIZE_NAMES
 from fastia.typing import Floats, PathLike
 
@@ -25,7 +25,7 @@ _SHOWN = ("miou", "ia_miou", "ia_miou_penalized")
 
 @dataclass(frozen=True)
 class Stability:
-    """What :func:`stability` returns, of M methods and S sets.
+    """What :func:`across_sets` returns, of M methods and S sets.
 
     Attributes:
         methods: names of the files, without ``.json``.
@@ -47,7 +47,7 @@ class Stability:
     tau_with_equal_sizes: dict[str, float]
 
 
-def stability(scores: Sequence[PathLike], sets: Sequence[Sequence[str]]) -> Stability:
+def across_sets(scores: Sequence[PathLike], sets: Sequence[Sequence[str]]) -> Stability:
     """Score methods on sets of images, and compare their rankings.
 
     Args:
@@ -67,12 +67,12 @@ def stability(scores: Sequence[PathLike], sets: Sequence[Sequence[str]]) -> Stab
         >>> import fastia
         >>> from fastia.data.shapes import make_shapes
         >>> from fastia.data.balance import balance_dataset
-        >>> from fastia.engine.stability import stability
+        >>> from fastia.evaluation.stability import across_sets
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     make_shapes(folder, images=20)
         ...     names, path = f"{folder}/classes.txt", f"{folder}/a.json"
         ...     _ = fastia.evaluate_directory(folder, "all", f"{folder}/Predictions", classes=names, json=path)
-        ...     result = stability([path], balance_dataset(folder, "all", sets=3).sets)
+        ...     result = across_sets([path], balance_dataset(folder, "all", sets=3).sets)
         >>> result.on_sets["ia_miou"].shape
         (1, 3)
 

@@ -9,8 +9,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia.engine.result import Interval
-from fastia.engine.results import Terms, plain_value
+from fastia.evaluation.result import Interval
+from fastia.evaluation.sums import Terms, plain_value
 from fastia.typing import Floats
 
 LEVEL = 0.95
@@ -46,8 +46,8 @@ def bootstrap(
 
     Example:
         >>> import numpy as np
-        >>> from fastia.engine.inference import bootstrap
-        >>> from fastia.engine.results import Terms
+        >>> from fastia.evaluation.intervals import bootstrap
+        >>> from fastia.evaluation.sums import Terms
         >>> hit = np.random.default_rng(0).integers(0, 2, (200, 1)).astype(float)
         >>> score = [[Terms(hit, np.ones((200, 1)), None)]]
         >>> [((interval,), _)] = bootstrap([score], [], resamples=1000, seed=0)
@@ -106,8 +106,8 @@ def swap_tests(
 
     Example:
         >>> import numpy as np
-        >>> from fastia.engine.inference import swap_tests
-        >>> from fastia.engine.results import Terms
+        >>> from fastia.evaluation.intervals import swap_tests
+        >>> from fastia.evaluation.sums import Terms
         >>> hit, ones = np.random.default_rng(0).random((50, 1)), np.ones((50, 1))
         >>> swap_tests([([Terms(hit, ones, None)], [Terms(hit / 2, ones, None)])], resamples=999, seed=0)
         [0.001]
@@ -140,7 +140,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
         The adjusted p-values, in the same order.
 
     Example:
-        >>> from fastia.engine.inference import holm
+        >>> from fastia.evaluation.intervals import holm
         >>> holm([0.01, 0.04, 0.03])
         [0.03, 0.06, 0.06]
 
@@ -164,7 +164,7 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> Interval:
         The correlation (NaN where one side is constant) and its interval: all of [-1, 1] for n below 4.
 
     Example:
-        >>> from fastia.engine.inference import spearman
+        >>> from fastia.evaluation.intervals import spearman
         >>> round(spearman([1, 2, 3, 4, 5], [1, 3, 2, 4, 5]).value, 6)
         0.9
 
@@ -182,7 +182,7 @@ def spearman_interval(correlation: float, count: int) -> Interval:
     """The 95 % interval of a rank correlation of ``count`` pairs; see :func:`spearman`.
 
     Example:
-        >>> from fastia.engine.inference import spearman_interval
+        >>> from fastia.evaluation.intervals import spearman_interval
         >>> interval = spearman_interval(0.79, 9)  # mIoU against IA-mIoU of nine methods, in the paper
         >>> round(interval.low, 2), round(interval.high, 2)
         (0.15, 0.96)

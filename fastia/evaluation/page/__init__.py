@@ -11,8 +11,8 @@ import numpy as np
 
 from fastia._version import __version__
 from fastia.data.threads import in_threads
-from fastia.engine.page.pixels import Instances, read_instances
-from fastia.engine.result import Evaluation
+from fastia.evaluation.page.pixels import Instances, read_instances
+from fastia.evaluation.result import Evaluation
 from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
 from fastia.typing import PathLike
 
@@ -25,7 +25,7 @@ except ModuleNotFoundError as error:
     text = f"no module {error.name}: the report needs more packages: pip install fastia[cli,report]"
     raise ModuleNotFoundError(text, name=error.name) from None
 
-from fastia.engine.page import charts, pictures
+from fastia.evaluation.page import charts, pictures
 
 _CONFUSIONS = 100  # rows of the table of confusions
 _SIZES = ("", *(f"_{size}" for size in SIZE_NAMES))
@@ -52,7 +52,7 @@ def write_page(result: Evaluation, path: PathLike) -> None:
         >>> from pathlib import Path
         >>> import fastia
         >>> from fastia.data.shapes import make_shapes
-        >>> from fastia.engine.page import write_page
+        >>> from fastia.evaluation.page import write_page
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     make_shapes(folder, images=3)
         ...     classes = f"{folder}/classes.txt"

@@ -101,7 +101,7 @@ class Correlation:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What :func:`fastia.engine.compare.compare` returns.
+    """What :func:`fastia.evaluation.comparison.compare` returns.
 
     Attributes:
         scores: by method and score, value and interval.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastia.data.files import write_together
-from fastia.engine.result import Evaluation
+from fastia.evaluation.result import Evaluation
 from fastia.extra import per_class_sums
 from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
 from fastia.typing import PathLike
@@ -208,7 +208,7 @@ def extra_table(result: Evaluation) -> Table | None:
 
 
 def _write_page(result: Evaluation, path: Path) -> None:
-    from fastia.engine.page import write_page
+    from fastia.evaluation.page import write_page
 
     write_page(result, path)
 

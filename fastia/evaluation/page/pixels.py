@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastia.data.threads import in_threads
-from fastia.engine.masks import ImageMasks, read_masks
-from fastia.engine.result import Evaluation
+from fastia.evaluation.masks import ImageMasks, read_masks
+from fastia.evaluation.result import Evaluation
 from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
 
 

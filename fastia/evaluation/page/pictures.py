@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastia.data import voc
-from fastia.engine.masks import read_masks
-from fastia.engine.page.pixels import Instances
-from fastia.engine.result import Evaluation
+from fastia.evaluation.masks import read_masks
+from fastia.evaluation.page.pixels import Instances
+from fastia.evaluation.result import Evaluation
 
 PICTURES = 6  # worst, and as many median instances, of each size
 _MARGIN = 0.6  # around an instance, of its longer side
@@ -87,7 +87,7 @@ def outline(ids: NDArray[np.integer], y0: int = 0, x0: int = 0) -> str:
 
     Example:
         >>> import numpy as np
-        >>> from fastia.engine.page.pictures import outline
+        >>> from fastia.evaluation.page.pictures import outline
         >>> outline(np.array([[0, 1, 1]]))
         'M1 0v1'
     """

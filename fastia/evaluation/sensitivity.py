@@ -14,9 +14,9 @@ from fastia import checks, scores
 from fastia.data import voc
 from fastia.data.files import write_together
 from fastia.data.threads import in_threads
-from fastia.engine.evaluate import evaluate_directory
-from fastia.engine.masks import ImageMasks, read_masks
-from fastia.engine.result import Evaluation
+from fastia.evaluation.masks import ImageMasks, read_masks
+from fastia.evaluation.result import Evaluation
+from fastia.evaluation.run import evaluate_directory
 from fastia.functional_instances import instance_overlaps
 from fastia.scores import IOU_BITS, SIZE_NAMES
 from fastia.typing import PathLike, Protocol
@@ -62,7 +62,7 @@ def corner_cases(*, protocol: Protocol = "wacv2024") -> list[Curve]:
         ValueError: an unknown ``protocol``.
 
     Example:
-        >>> from fastia.engine.sensitivity import corner_cases
+        >>> from fastia.evaluation.sensitivity import corner_cases
         >>> for curve in corner_cases():
         ...     print(f"{curve.title}: {curve.scores['miou'][-1]:.2f} {curve.scores['ia_miou'][-1]:.2f}")
         large object alone: 0.98 0.50
@@ -128,7 +128,7 @@ def removal(
     Example:
         >>> import tempfile
         >>> from fastia.data.shapes import make_shapes
-        >>> from fastia.engine.sensitivity import removal
+        >>> from fastia.evaluation.sensitivity import removal
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     make_shapes(folder, images=3)
         ...     curve = removal(folder, "all", points=2)

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from fastia import checks
-from fastia.engine import comparison_report, inference
-from fastia.engine.result import Comparison, Correlation, Difference, Interval
-from fastia.engine.results import COLUMNS, SCORES, Result, check_same_data, read_result, taking_part, terms
+from fastia.evaluation import comparison_report
+from fastia.evaluation.intervals import bootstrap, holm, spearman, swap_tests
+from fastia.evaluation.result import Comparison, Correlation, Difference, Interval
+from fastia.evaluation.sums import COLUMNS, SCORES, Result, check_same_data, read_result, taking_part, terms
 from fastia.scores import SIZE_NAMES
 from fastia.typing import PathLike
 
@@ -33,9 +34,9 @@ def compare(
 ) -> Comparison:
     """Compare methods on the same images, from the JSON files of `fastia evaluate`.
 
-    Intervals are of a studentised bootstrap over images (:func:`fastia.engine.inference.bootstrap`), p-values of
-    swapping two methods' records image by image (:func:`fastia.engine.inference.swap_test`), adjusted by Holm for all
-    pairs and scores of the call: name the ``scores`` you planned to look at.
+    Intervals are of a studentised bootstrap over images (:func:`fastia.evaluation.intervals.bootstrap`), p-values of
+    swapping two methods' records image by image (:func:`fastia.evaluation.intervals.swap_tests`), adjusted by Holm for
+    all pairs and scores of the call: name the ``scores`` you planned to look at.
 
     Args:
         methods: by the name of a method, its file, or the files of several checkpoints of it.
@@ -61,7 +62,7 @@ def compare(
         >>> import tempfile
         >>> import fastia
         >>> from fastia.data.shapes import make_shapes
-        >>> from fastia.engine.compare import compare
+        >>> from fastia.evaluation.comparison import compare
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     make_shapes(folder, images=20)
         ...     for name in ("Predictions", "PseudoMasks"):
@@ -85,7 +86,7 @@ def compare(
     p_values = _p_values(read, tested, resamples, seed)
     differences = [
         Difference(*test, interval, p, adjusted)
-        for test, interval, p, adjusted in zip(tested, pair_intervals, p_values, inference.holm(p_values), strict=True)
+        for test, interval, p, adjusted in zip(tested, pair_intervals, p_values, holm(p_values), strict=True)
     ]
     other: dict[str, dict[str, Interval]] = {}
     if against is not None:
@@ -152,7 +153,7 @@ def _intervals(
     sums = [
         [[terms(result.sums, SCORES[score]) for result in results] for results in read.values()] for score in scores
     ]
-    found = inference.bootstrap(sums, pairs, resamples=resamples, seed=seed)
+    found = bootstrap(sums, pairs, resamples=resamples, seed=seed)
     by_method = {
         name: {score: intervals[i] for score, (intervals, _) in zip(scores, found, strict=True)}
         for i, name in enumerate(read)
@@ -170,7 +171,7 @@ def _p_values(
         present = np.any([taking_part(result.sums, SCORES[score]) for result in (*read[first], *read[second])], 0)
         both = [[terms(result.sums, SCORES[score], present) for result in read[name]] for name in (first, second)]
         differences.append((both[0], both[1]))
-    found = dict(zip(possible, inference.swap_tests(differences, resamples=resamples, seed=seed), strict=True))
+    found = dict(zip(possible, swap_tests(differences, resamples=resamples, seed=seed), strict=True))
     return [found.get(test, math.nan) for test in tests]
 
 
@@ -191,7 +192,7 @@ def _correlations(
             (score, f"{score}, other data set", values(intervals, score), values(other, score)) for score in scores
         ]
     return [
-        Correlation(first, second, inference.spearman(a, b), len(a))
+        Correlation(first, second, spearman(a, b), len(a))
         for first, second, a, b in rankings
         if not np.isnan([*a, *b]).any()
     ]

@@ -42,7 +42,7 @@ class Score:
 
     Attributes:
         numerator, denominator: names of columns of :data:`COLUMNS`, each with its factor.
-        present: columns whose sum tells whether a class takes part.
+        present: columns whose sum says whether a class takes part.
         pooling: ``"mean"`` over classes, ``"frequency"``: mean weighted by ground-truth pixels, or ``"pooled"``: one
             ratio of the sums over all classes.
     """
@@ -169,7 +169,7 @@ def read_result(path: PathLike) -> Result:
         >>> import tempfile
         >>> import fastia
         >>> from fastia.data.shapes import make_shapes
-        >>> from fastia.engine.results import read_result
+        >>> from fastia.evaluation.sums import read_result
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     make_shapes(folder, images=2)
         ...     names, path = f"{folder}/classes.txt", f"{folder}/a.json"

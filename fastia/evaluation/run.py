@@ -16,9 +16,9 @@ from fastia import checks, scores
 from fastia.data import voc
 from fastia.data.problems import FileProblems
 from fastia.data.threads import in_threads
-from fastia.engine.report import write_all
-from fastia.engine.result import Evaluation
-from fastia.engine.scoring import ImageScorer
+from fastia.evaluation.report import write_all
+from fastia.evaluation.result import Evaluation
+from fastia.evaluation.scoring import ImageScorer
 from fastia.extra import Sums, check_extras, empty_sums, extra_scores
 from fastia.functional_instances import InstanceIoU
 from fastia.progress import progress_bar
@@ -201,7 +201,7 @@ def _check_options(
         folder = Path(page_folder)
         if not (folder.is_dir() or (folder.absolute().parent.is_dir() and not folder.exists())):
             raise ValueError(f"report must be a folder, or a new one in a folder that exists, got {folder}")
-        importlib.import_module("fastia.engine.page")
+        importlib.import_module("fastia.evaluation.page")
 
 
 def _class_pixels(confusion: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastia.data import voc
 from fastia.data.png import Ids, read_ids
-from fastia.engine.result import Evaluation
+from fastia.evaluation.result import Evaluation
 from fastia.functional import label
 
 
