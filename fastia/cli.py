@@ -159,8 +159,8 @@ def train(
     checkpoint first.
     """
     with errors_as_text():
-        from fastia.engine.config import load
-        from fastia.engine.train import train as run
+        from fastia.training.config import load
+        from fastia.training.run import train as run
 
         options = [*(overrides or [])]
         options += ["check=false"] * no_check + ["compile=true"] * compile

@@ -21,7 +21,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-BUILT_IN = Path(__file__).parents[1] / "configs"
+BUILT_IN = Path(__file__).parent / "recipes"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,7 +150,7 @@ def load(source: PathLike | None = None, overrides: Sequence[str] = ()) -> Confi
             allowed. The text names file and key.
 
     Example:
-        >>> from fastia.engine import config
+        >>> from fastia.training import config
         >>> config.load("voc12", ["dataset=VOC2012", "scales=[0.8, 1.2]"]).scales
         (0.8, 1.2)
         >>> config.load("voc12", ["learning_rat=0.1"])

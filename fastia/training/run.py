@@ -18,16 +18,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastia.data.training import batches, normalized
-from fastia.engine import checkpoint, objective, schedule
-from fastia.engine.config import Config
-from fastia.engine.files import Files, TrainingFileError
-from fastia.engine.monitor import Monitor, Row, write_curves, write_table
-from fastia.engine.objective import Loss, Weights
-from fastia.engine.processes import Processes, joined, stop_requests
-from fastia.engine.validate import validate, write_predictions
 from fastia.evaluation.result import Evaluation
 from fastia.evaluation.run import evaluate_directory
 from fastia.ewc import EWC
+from fastia.training import checkpoint, objective, schedule
+from fastia.training.config import Config
+from fastia.training.files import Files, TrainingFileError
+from fastia.training.monitor import Monitor, Row, write_curves, write_table
+from fastia.training.objective import Loss, Weights
+from fastia.training.processes import Processes, joined, stop_requests
+from fastia.training.validation import validate, write_predictions
 
 # Keys of the configuration that may change when a run is resumed, for they do not change what is learned.
 _FREE_KEYS = {
@@ -37,7 +37,7 @@ _FREE_KEYS = {
 
 
 @dataclass(frozen=True)
-class Result:
+class Training:
     """What :func:`train` returns.
 
     Attributes:
@@ -63,7 +63,7 @@ def train(
     ewc: Callable[[nn.Module], EWC] | None = None,
     resume: bool = False,
     progress: bool = False,
-) -> Result:
+) -> Training:
     """Train a network in two phases, then score it; in each of the processes that torchrun started, if it did.
 
     Into ``config.output`` go ``config.toml``, the last two checkpoints, ``history.csv``, ``validation.csv``,
@@ -91,12 +91,13 @@ def train(
     Example:
         >>> import tempfile
         >>> from fastia.data.shapes import make_shapes
-        >>> from fastia.engine import config, train
+        >>> from fastia.training import config
+        >>> from fastia.training.run import train
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     make_shapes(f"{folder}/shapes", images=6)
         ...     options = ["iterations=2", "switch=1", "batch_size=2", "crop=64"]
         ...     paths = [f"dataset={folder}/shapes", f"output={folder}/run"]
-        ...     result = train.train(config.load("shapes", options + paths))
+        ...     result = train(config.load("shapes", options + paths))
         >>> [row["phase"] for row in result.history]
         ['A', 'B']
 
@@ -132,7 +133,7 @@ class _Run:
         self.model = DeepLabV2(len(self.files.classes), backbone=config.backbone, scales=config.model_scales)
         if config.backbone_weights:
             loaded = self.model.load_backbone(config.backbone_weights)
-            self._tell(f"{config.backbone_weights}: {loaded}")
+            self._print(f"{config.backbone_weights}: {loaded}")
         self.model.to(here.device)
         groups = self.model.parameter_groups(config.learning_rate, config.weight_decay)
         self.optimizer = torch.optim.SGD(groups, momentum=config.momentum)
@@ -142,7 +143,7 @@ class _Run:
             self.ewc = make(self.model)
             warning = schedule.instability(config, self.optimizer.param_groups)
             if warning:
-                self._tell(f"Warning: {warning}")
+                self._print(f"Warning: {warning}")
         by_config = (
             objective.cross_entropy(config)
             if config.loss == "cross-entropy"
@@ -208,14 +209,14 @@ class _Run:
                 if stop or last or self.iteration % config.checkpoint_every == 0:
                     self._save(must=bool(stop) or last)
                 if stop:
-                    self._tell(f"Stopped by {signal.Signals(stop).name} after {self.iteration} of {config.iterations}"
+                    self._print(f"Stopped by {signal.Signals(stop).name} after {self.iteration} of {config.iterations}"
                           f" iterations; a checkpoint is in {self.output}, resume goes on from there")  # fmt: skip
                     raise SystemExit(128 + stop)
                 self._validate_if_due(monitor)
                 clock += time.perf_counter() - paused
             monitor.show(self.iteration, "B" if config.switch < config.iterations else "A")
 
-    def end(self, progress: bool) -> Result:
+    def end(self, progress: bool) -> Training:
         """Write predictions, scores and curves."""
         config, here = self.config, self.here
         evaluation = None
@@ -247,7 +248,7 @@ class _Run:
         if here.first:
             self._write_tables()
             write_curves(self.history, self.validations, config.switch, self.output / "curves.png")
-        return Result(self.output, self.model, self.history, self.validations, evaluation)
+        return Training(self.output, self.model, self.history, self.validations, evaluation)
 
     @property
     def phase(self) -> str:
@@ -338,7 +339,7 @@ class _Run:
         monitor.validated(self.validations[-1])
 
     def _save(self, must: bool) -> None:
-        """Write a checkpoint; unless it must be, one that cannot be written is told, and the run goes on."""
+        """Write a checkpoint; unless it must be, one that cannot be written is reported, and the run goes on."""
         states = self.here.gather(checkpoint.random_state())
         losses = self.here.sum(self.loss.clone())
         if not self.here.first:
@@ -365,7 +366,7 @@ class _Run:
             message = f"the checkpoint of iteration {self.iteration} cannot be written: {error}; {left}"
             if must:
                 raise OSError(message) from None
-            self._tell(f"Warning: {message}")
+            self._print(f"Warning: {message}")
 
     def _restore(self, path: Path, state: dict[str, Any]) -> None:
         now = dataclasses.asdict(self.config)
@@ -395,6 +396,6 @@ class _Run:
         write_table(self.history, self.output / "history.csv")
         write_table(self.validations, self.output / "validation.csv")
 
-    def _tell(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         if self.here.first:
             print(text, file=sys.stderr, flush=True)

@@ -31,7 +31,7 @@ def save(folder: Path, iteration: int, state: dict[str, Any]) -> Path:
     Raises:
         OSError: it cannot be written.
     """
-    buffer = BytesIO()  # torch.save into a file would tell a full disk as a RuntimeError, or abort
+    buffer = BytesIO()  # torch.save into a file would report a full disk as a RuntimeError, or abort
     torch.save({"format": _FORMAT, "iteration": iteration, **state}, buffer)
     path = folder / f"checkpoint-{iteration:08d}.pt"
     partial = folder / f".{path.name}.{os.getpid()}.partial"

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fastia import functional
-from fastia.engine.config import Config
 from fastia.functional_loss import nearest
+from fastia.training.config import Config
 
 # Logits [B, C, h, w] and target [B, H, W] to a 0-d sum and a 0-d denominator, both over this process's images. Of
 # several processes, sums are divided by the sum of the denominators: with a denominator of 1 the loss is their mean.

@@ -10,8 +10,8 @@ from typing import Any
 from fastia.data import voc
 from fastia.data.problems import FileProblems
 from fastia.data.training import TrainingSet, check_files
-from fastia.engine.config import Config
 from fastia.progress import progress_bar
+from fastia.training.config import Config
 
 
 class TrainingFileError(FileProblems):

@@ -13,9 +13,9 @@ from fastia.data.files import replacing
 from fastia.data.png import read_ids, write_ids
 from fastia.data.training import normalized, read_image
 from fastia.data.voc import Dataset
-from fastia.engine.processes import Processes
 from fastia.functional import upsample_argmax
 from fastia.metrics import InstanceAwareIoU
+from fastia.training.processes import Processes
 
 
 def validate(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fastia.engine.config import Config
+from fastia.training.config import Config
 
 
 def poly(iteration: int, iterations: int, power: float = 0.9, every: int = 1) -> float:
     """The factor of the learning rate at an iteration from 0, constant over ``every`` of them.
 
     Example:
-        >>> from fastia.engine.schedule import poly
+        >>> from fastia.training.schedule import poly
         >>> [round(poly(i, 100, 0.9, 10), 3) for i in (0, 9, 10, 99)]
         [1.0, 1.0, 0.91, 0.126]
     """
