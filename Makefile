@@ -21,7 +21,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*##/ {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 demo: $(LIBRARY)  ## synthetic shapes, two-phase training, evaluation, report, in demo/ (under 4 minutes)
-	$(BIN)/python -m fastia.engine.demo demo
+	$(BIN)/python -m fastia.cli.demo demo
 
 test: lint  ## lint, tests and doctests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup

@@ -1,34 +1,15 @@
-"""The command line: `fastia evaluate`, `sensitivity`, `train`, `dataset`, `shapes`, and what is installed here."""
+"""The commands `fastia evaluate`, `compare` and `sensitivity`."""
 
 from __future__ import annotations
 
-import os
-import platform
-import sys
-from collections.abc import Iterable
 from enum import Enum
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
-from fastia._version import __version__
-from fastia.cli_shared import INSTALL, errors_as_text, id_or_none
-from fastia.evaluation.result import Evaluation
+import typer
 
-try:
-    import typer
-except ImportError:
-    sys.exit(f"Error: no module typer: {INSTALL}")
-
-from fastia.cli_dataset import Classes, dataset_app
-
-app = typer.Typer(
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help: rich's table cuts long options at 80 columns
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.add_typer(dataset_app, name="dataset")
+from fastia.cli.dataset import Classes
+from fastia.cli.shared import errors_as_text, id_or_none, print_evaluation
 
 
 class Protocol(str, Enum):
@@ -48,45 +29,6 @@ class Extra(str, Enum):
     boundary_iou = "boundary_iou"
 
 
-def main() -> None:
-    """Run the command line. Bad input is told in one text on the standard error stream, with exit status 2."""
-    app()
-
-
-@app.callback(invoke_without_command=True)
-def start(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
-    """Instance-aware evaluation and size-balanced training of semantic segmentation."""
-    if version:
-        print(__version__)
-        raise typer.Exit
-    if context.invoked_subcommand is None:
-        info()
-
-
-@app.command()
-def info() -> None:
-    """Print versions, backends and folders."""
-    from fastia.kernels import cpu
-
-    rows = {
-        "fastia": __version__,
-        "backends": "cpu",
-        "instruction set": f"{cpu.instruction_set()}, {cpu.num_threads()} threads",
-        "torch": _version("torch"),
-        "NumPy": _version("numpy"),
-        "CuPy": next(filter(None, map(_version, ("cupy-cuda12x", "cupy-cuda13x", "cupy"))), None),
-        "Triton": _version("triton"),
-        "Python": f"{platform.python_version()}, {platform.platform()}",
-        "cache folder": f"{cache_folder()}",
-    }
-    for name, value in rows.items():
-        print(f"{name:16} {value or 'not installed'}")
-
-
-@app.command()
 def evaluate(
     dataset: Annotated[Path, typer.Option(help="Folder in PASCAL VOC layout.")],
     predictions: Annotated[Path, typer.Option(help="Folder with a PNG of class ids per image: palette or grey.")],
@@ -137,42 +79,9 @@ def evaluate(
             allow_missing=allow_missing,
             progress=True,
         )
-        _print_evaluation(result, filter(None, (json, csv, scores_csv, plot, report and report / "index.html")))
+        print_evaluation(result, filter(None, (json, csv, scores_csv, plot, report and report / "index.html")))
 
 
-@app.command()
-def train(
-    config: Annotated[str, typer.Option(metavar="FILE|NAME", help="TOML file, or voc12, coco14 or shapes.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Keys of the configuration, over the file's.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in output.")] = False,
-    no_check: Annotated[bool, typer.Option("--no-check", help="Do not read all files first: check=false.")] = False,
-    compile: Annotated[bool, typer.Option("--compile", help="Compile the network: compile=true.")] = False,
-    backbone_weights: Annotated[
-        Path | None, typer.Option(help="State dict in torchvision's names: backbone_weights=FILE.")
-    ] = None,
-) -> None:
-    """Train a network in two phases, and score it.
-
-    With several processes, start it as `torchrun --nproc-per-node N -m fastia train ...`. SIGTERM and Ctrl-C save a
-    checkpoint first.
-    """
-    with errors_as_text():
-        from fastia.training.config import load
-        from fastia.training.run import train as run
-
-        options = [*(overrides or [])]
-        options += ["check=false"] * no_check + ["compile=true"] * compile
-        options += [f"backbone_weights={backbone_weights}"] if backbone_weights else []
-        result = run(load(config, options), resume=resume, progress=True)
-        if result.evaluation is not None:
-            _print_evaluation(result.evaluation, [])
-        if os.environ.get("RANK", "0") == "0":
-            print(f"Wrote {result.output}: {', '.join(sorted(path.name for path in result.output.glob('[!.]*')))}")
-
-
-@app.command()
 def compare(
     files: Annotated[
         list[str],
@@ -224,7 +133,6 @@ def compare(
         console.print(f"Wrote {path}", markup=False, soft_wrap=True)
 
 
-@app.command()
 def sensitivity(
     dataset: Annotated[Path | None, typer.Option(help="Folder in PASCAL VOC layout; without it, no removal.")] = None,
     split: Annotated[str, typer.Option(help="File in ImageSets/Segmentation, without .txt.")] = "val",
@@ -267,44 +175,6 @@ def sensitivity(
         console.print(f"Wrote {path}", markup=False, soft_wrap=True)
 
 
-@app.command()
-def shapes(
-    root: Annotated[Path, typer.Argument(help="Folder to write into.")],
-    images: Annotated[int, typer.Option(help="Number of images.")] = 60,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random numbers.")] = 0,
-) -> None:
-    """Make a small synthetic dataset.
-
-    In PASCAL VOC layout, with classes.txt, Predictions and PseudoMasks.
-    """
-    with errors_as_text():
-        from fastia.data.shapes import make_shapes
-
-        make_shapes(root, images, seed=seed)
-
-
-def cache_folder() -> Path:
-    """Where compiled kernels are kept: FASTIA_CACHE, else `fastia` in the user's cache folder."""
-    users = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("FASTIA_CACHE") or Path(users) / "fastia").expanduser()
-
-
-def _print_evaluation(result: Evaluation, written: Iterable[Path]) -> None:
-    from rich.console import Console
-
-    from fastia.evaluation.report import extra_table, table
-
-    console = Console(highlight=False)
-    console.print(table(result))
-    further = extra_table(result)
-    if further is not None:
-        console.print(further)
-    for note in result.notes:
-        console.print(f"Note: {note}", markup=False, soft_wrap=True)
-    for path in written:
-        console.print(f"Wrote {path}", markup=False, soft_wrap=True)
-
-
 def _named(files: list[str]) -> dict[str, list[str]]:
     """The files of each method, of NAME=FILE and FILE."""
     named: dict[str, list[str]] = {}
@@ -316,10 +186,3 @@ def _named(files: list[str]) -> dict[str, list[str]]:
                 raise ValueError(f"two methods are named {name}: name them apart, as in other={path}")
         named.setdefault(name, []).append(path)
     return named
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None

@@ -1,4 +1,4 @@
-"""`python -m fastia.engine.demo FOLDER`: a small dataset, weights of its pseudo masks, training, a report."""
+"""`python -m fastia.cli.demo FOLDER`: a small dataset, weights of its pseudo masks, training, a report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands of `fastia dataset`: convert, balance, analyze."""
+"""The commands of `fastia dataset`, convert, balance and analyze, and `fastia shapes`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fastia.cli_shared import errors_as_text, id_or_none
+from fastia.cli.shared import errors_as_text, id_or_none
 
 dataset_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Make, balance and look into datasets in PASCAL VOC layout."
@@ -84,7 +84,7 @@ def balance(
 ) -> None:
     """Choose images with as many instances of each class and size.
 
-    The recipe of PASCAL-B as an integer programme. Predictions play no part in the choice; --scores only tells how
+    The recipe of PASCAL-B as an integer programme. Predictions play no part in the choice; --scores only shows how
     much scores and rankings depend on it.
     """
     with errors_as_text():
@@ -161,6 +161,21 @@ def analyze(
         console.print(table(result))
         _print(console, [f"Note: {note}" for note in result.notes])
         _print(console, [f"Wrote {path}" for path in (csv, instances_csv, plot) if path is not None])
+
+
+def shapes(
+    root: Annotated[Path, typer.Argument(help="Folder to write into.")],
+    images: Annotated[int, typer.Option(help="Number of images.")] = 60,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random numbers.")] = 0,
+) -> None:
+    """Make a small synthetic dataset.
+
+    In PASCAL VOC layout, with classes.txt, Predictions and PseudoMasks.
+    """
+    with errors_as_text():
+        from fastia.data.shapes import make_shapes
+
+        make_shapes(root, images, seed=seed)
 
 
 def _print(console: Any, lines: list[str]) -> None:

@@ -1,11 +1,14 @@
-"""What the commands share: errors as one text and an exit status, and options that are an id or none."""
+"""What the commands share: errors as one text and an exit status, an id or none, and the scores in print."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from fastia.evaluation.result import Evaluation
 
 INSTALL = "the command line needs more packages: pip install fastia[cli]"
 
@@ -19,7 +22,7 @@ def errors_as_text() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, FloatingPointError) as error:
-        if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun, one is enough to tell
+        if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun, one prints it
             print(f"Error: {_text(error)}", file=sys.stderr)
         sys.exit(1 if isinstance(error, FloatingPointError) else 2)
     except ModuleNotFoundError as error:
@@ -43,3 +46,20 @@ def id_or_none(option: str, text: str) -> int | None:
         return None if text.lower() == "none" else int(text)
     except ValueError:
         raise ValueError(f"{option} must be an integer or none, got {text!r}") from None
+
+
+def print_evaluation(result: Evaluation, written: Iterable[Path]) -> None:
+    """Print the scores and notes of an evaluation, and which files were written."""
+    from rich.console import Console
+
+    from fastia.evaluation.report import extra_table, table
+
+    console = Console(highlight=False)
+    console.print(table(result))
+    further = extra_table(result)
+    if further is not None:
+        console.print(further)
+    for note in result.notes:
+        console.print(f"Note: {note}", markup=False, soft_wrap=True)
+    for path in written:
+        console.print(f"Wrote {path}", markup=False, soft_wrap=True)
