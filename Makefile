@@ -26,10 +26,11 @@ demo: $(LIBRARY)  ## synthetic shapes, two-phase training, evaluation, report, i
 test: lint  ## lint, tests and doctests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
-lint: $(LIBRARY)  ## ruff, mypy and clang-format, changing nothing
+lint: $(LIBRARY)  ## ruff, mypy, import-linter and clang-format, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy fastia
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/clang-format --dry-run --Werror $(NATIVE) $(CUDA)
 
 format: $(LIBRARY)  ## format and fix in place
