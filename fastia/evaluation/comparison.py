@@ -216,7 +216,7 @@ def _notes(
     if single:
         whose = "all methods" if len(single) == len(read) else ", ".join(single)
         notes.append(
-            f"Test-set variance only for {whose}: one checkpoint each, so the intervals do not tell what training again"
+            f"Test-set variance only for {whose}: one checkpoint each, so the intervals do not say what training again"
             " would change."
         )
     if strata:
