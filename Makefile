@@ -21,15 +21,16 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*##/ {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 demo: $(LIBRARY)  ## synthetic shapes, two-phase training, evaluation, report, in demo/ (under 4 minutes)
-	$(BIN)/python -m fastia.engine.demo demo
+	$(BIN)/python -m fastia.cli.demo demo
 
 test: lint  ## lint, tests and doctests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
-lint: $(LIBRARY)  ## ruff, mypy and clang-format, changing nothing
+lint: $(LIBRARY)  ## ruff, mypy, import-linter and clang-format, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy fastia
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/clang-format --dry-run --Werror $(NATIVE) $(CUDA)
 
 format: $(LIBRARY)  ## format and fix in place

@@ -42,8 +42,8 @@ import fastia
 from fastia.data.png import read_ids
 from fastia.data.shapes import make_shapes
 from fastia.data.voc import Dataset
-from fastia.engine import config as configs
-from fastia.engine import train
+from fastia.training import config as configs
+from fastia.training.run import train
 
 # One run
 
@@ -126,7 +126,7 @@ def one_run(root: Path, output: Path, arm: Arm, seed: int, noise: float, options
     texts = [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in values.items()]
     torch.set_num_threads(1)
     try:
-        result = train.train(
+        result = train(
             configs.load("shapes", texts),
             loss={"focal": focal, "dice": dice}.get(arm.special),
             weights=permuted_weights if arm.special == "permuted" else None,

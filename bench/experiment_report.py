@@ -17,7 +17,7 @@ from experiment_plan import (
 from matplotlib.figure import Figure
 from scipy import stats
 
-from fastia.engine.inference import holm
+from fastia.evaluation.intervals import holm
 
 DOCS = Path(__file__).parents[1] / "docs"
 MARKER = "<!-- written by bench/experiment_report.py from here on -->\n"

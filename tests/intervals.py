@@ -12,8 +12,8 @@ import math
 
 import numpy as np
 
-from fastia.engine.inference import bootstrap
-from fastia.engine.results import COLUMNS, STANDARD_SCORES, columns_of
+from fastia.evaluation.intervals import bootstrap
+from fastia.evaluation.sums import COLUMNS, STANDARD_SCORES, columns_of
 from fastia.metrics.registry import SIZE_BOUNDS, Ratio, taking_part, terms
 from fastia.metrics.standard import RATIOS
 

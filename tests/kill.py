@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from fastia.data.shapes import make_shapes
-from fastia.engine import checkpoint
+from fastia.training import checkpoint
 
 KILLS = 10
 ITERATIONS = 120

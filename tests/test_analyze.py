@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastia.data import png
+from fastia.data import analyze, png
+from fastia.data.analyze import analyze_dataset
 from fastia.data.problems import FileProblems
-from fastia.engine import analyze
-from fastia.engine.analyze import analyze_dataset
 
 
 @pytest.fixture

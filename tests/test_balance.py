@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 import fastia
-from fastia.data import voc
+from fastia.data import balance, voc
+from fastia.data.balance import balance_dataset
 from fastia.data.convert import convert_coco
+from fastia.data.ground_truth import read_ground_truth
+from fastia.data.programme import Programme, imbalance
 from fastia.data.shapes import CLASSES, make_shapes
-from fastia.engine import balance, stability
-from fastia.engine.balance import balance_dataset
-from fastia.engine.ground_truth import read_ground_truth
-from fastia.engine.programme import Programme, imbalance
+from fastia.evaluation import stability
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def test_without_scipy_the_extra_is_named(shapes, monkeypatch) -> None:
 
 def test_scores_on_sets_are_those_of_evaluate_on_each_set(shapes, scores) -> None:
     sets = balance_dataset(shapes, "all", None, images=10, sets=2).sets
-    result = stability.stability(scores, sets)
+    result = stability.across_sets(scores, sets)
     assert result.methods == ["network", "pseudo", "truth"]
     for i, images in enumerate(sets):
         (shapes / "ImageSets/Segmentation/set.txt").write_text("\n".join(images))
@@ -207,7 +207,7 @@ def test_scores_on_sets_are_those_of_evaluate_on_each_set(shapes, scores) -> Non
 
 
 def test_equal_sizes_are_the_mean_over_classes_of_the_mean_over_sizes(shapes, scores) -> None:
-    result = stability.stability(scores, [voc.Dataset(shapes).ids("all")])
+    result = stability.across_sets(scores, [voc.Dataset(shapes).ids("all")])
     document = json.loads(scores[0].read_text())
     means = []
     for name, row in document["per_class"].items():
@@ -219,17 +219,17 @@ def test_equal_sizes_are_the_mean_over_classes_of_the_mean_over_sizes(shapes, sc
 
 def test_a_method_that_is_always_best_keeps_its_rank(shapes, scores) -> None:
     sets = balance_dataset(shapes, "all", None, images=20, sets=3).sets
-    result = stability.stability(scores, sets)
+    result = stability.across_sets(scores, sets)
     ranks = [(-values).argsort(0)[0].tolist() for values in result.on_sets.values()]
     assert ranks == [[2, 2, 2]] * 3
     assert result.tau_between_sets["ia_miou"] == pytest.approx(1)
     assert len(stability.sentences(result)) == 3
-    assert stability.sentences(stability.stability(scores[:1], sets)) == []
+    assert stability.sentences(stability.across_sets(scores[:1], sets)) == []
 
 
 def test_a_score_file_of_other_images_is_named(shapes, scores) -> None:
     with pytest.raises(ValueError, match=r"network.json: has no nowhere: evaluate the split that was chosen from"):
-        stability.stability(scores, [["000000", "nowhere"]])
+        stability.across_sets(scores, [["000000", "nowhere"]])
 
 
 def test_table_and_sentences_hold_the_figures(shapes) -> None:

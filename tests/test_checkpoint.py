@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastia.engine import checkpoint
+from fastia.training import checkpoint
 
 
 def save(folder: Path, *iterations: int) -> None:

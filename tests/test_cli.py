@@ -150,3 +150,17 @@ def test_a_missing_extra_is_named_before_anything_runs(monkeypatch) -> None:
 def test_the_library_imports_nothing_of_the_command_line() -> None:
     code = "import sys, fastia; print([m for m in ('rich', 'typer', 'PIL', 'matplotlib') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_the_library_loads_nothing_that_reads_files_until_it_is_asked_for() -> None:
+    loaded = "[m for m in sys.modules if m in ('torchmetrics', *(f'fastia.{room}' for room in rooms))]"
+    code = f"import sys, fastia; rooms = 'data', 'evaluation', 'metrics', 'training'; print({loaded})"
+    code += f"; fastia.evaluate_directory; print({loaded})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["[]", "['fastia.evaluation', 'fastia.data']"], done.stderr
+
+
+def test_every_public_name_is_there() -> None:
+    assert all(getattr(fastia, name) is not None for name in fastia.__all__)
+    with pytest.raises(AttributeError, match="module 'fastia' has no attribute 'nothing'"):
+        fastia.nothing  # noqa: B018

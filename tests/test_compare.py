@@ -16,9 +16,9 @@ import fastia
 from fastia import cli
 from fastia.data import png
 from fastia.data.shapes import make_shapes
-from fastia.engine.compare import compare
-from fastia.engine.inference import bootstrap, holm, spearman, spearman_interval, swap_tests
-from fastia.engine.results import SCORES, STANDARD_SCORES, columns_of, read_result
+from fastia.evaluation.comparison import compare
+from fastia.evaluation.intervals import bootstrap, holm, spearman, spearman_interval, swap_tests
+from fastia.evaluation.sums import SCORES, STANDARD_SCORES, columns_of, read_result
 from fastia.metrics.further import SCORES as EXTRAS
 from fastia.metrics.registry import Terms, terms
 

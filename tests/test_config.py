@@ -1,10 +1,10 @@
-"""Configurations: files, overrides, and what is told about bad ones."""
+"""Configurations: files, overrides, and what is reported about bad ones."""
 
 import re
 
 import pytest
 
-from fastia.engine.config import BUILT_IN, Config, load
+from fastia.training.config import BUILT_IN, Config, load
 
 RECIPE = {
     "backbone": "resnet101", "model_scales": (1.0, 0.75, 0.5), "iterations": 30_000, "switch": 15_000, "tau": 5.0,

@@ -16,8 +16,10 @@ from PIL import Image
 import fastia
 from fastia.data import png, voc
 from fastia.data.shapes import make_shapes
-from fastia.engine import evaluate, report
-from fastia.engine.compare import compare
+from fastia.evaluation import report
+from fastia.evaluation.comparison import compare
+from fastia.evaluation.result import Evaluation
+from fastia.evaluation.run import EvaluationError
 
 NAMES = ("one", "two", "three")
 
@@ -42,7 +44,7 @@ def write_image(root: Path, name: str, target: np.ndarray, instances: np.ndarray
     png.write_ids(root / f"Predictions/{name}.png", prediction)
 
 
-def score(root: Path, **options) -> evaluate.Evaluation:
+def score(root: Path, **options) -> Evaluation:
     options = {"split": "val", "predictions": root / "Predictions", "classes": ["background", "a", "b"], **options}
     return fastia.evaluate_directory(root, **options)
 
@@ -50,7 +52,7 @@ def score(root: Path, **options) -> evaluate.Evaluation:
 def problems(root: Path, **options) -> list[str]:
     """What an evaluation complains of, after a look that it left no report."""
     reports = {"json": root / "scores.json", "csv": root / "instances.csv", "plot": root / "scores.png"}
-    with pytest.raises(fastia.engine.evaluate.EvaluationError) as raised:
+    with pytest.raises(EvaluationError) as raised:
         score(root, **reports, **options)
     left = [path.name for path in root.iterdir() if path.is_file()]
     assert left == []

@@ -48,10 +48,10 @@ def test_wheel_fits_every_python_of_the_platform(wheel):
 def test_wheel_holds_the_package_and_nothing_else(wheel, source):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    files = (*source.glob("fastia/**/*.py"), *source.glob("fastia/configs/*.toml"))
+    files = (*source.glob("fastia/**/*.py"), *source.glob("fastia/training/recipes/*.toml"))
     sources = {path.relative_to(source).as_posix() for path in files}
     sources |= {f"fastia/kernels/cuda_sources/{path.name}" for path in source.glob("csrc/cuda/*.cu*")}
-    page = {f"fastia/engine/page/page.{end}" for end in ("html", "css", "js")}
+    page = {f"fastia/evaluation/page/page.{end}" for end in ("html", "css", "js")}
     suffix = "dylib" if sys.platform == "darwin" else "so"
     assert names == sources | page | {"fastia/py.typed", f"fastia/kernels/libfastia_cpu.{suffix}"}
 

@@ -16,9 +16,10 @@ import fastia
 from fastia import cli
 from fastia.data import png
 from fastia.data.shapes import make_shapes
-from fastia.engine import page
-from fastia.engine.page.pictures import choose, outline
-from fastia.engine.page.pixels import Instances, read_instances
+from fastia.evaluation import page
+from fastia.evaluation.page.pictures import choose, outline
+from fastia.evaluation.page.pixels import Instances, read_instances
+from fastia.evaluation.result import Evaluation
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SECTIONS = {"scores", "classes", "area", "confusion", "gallery", "instances"}
@@ -56,7 +57,7 @@ def shapes(tmp_path_factory) -> Path:
     return root
 
 
-def evaluate(root: Path, **options) -> fastia.engine.evaluate.Evaluation:
+def evaluate(root: Path, **options) -> Evaluation:
     options = {"split": "all", "predictions": root / "Predictions", "classes": root / "classes.txt", **options}
     return fastia.evaluate_directory(root, **options)
 
@@ -178,7 +179,7 @@ def test_report_must_be_a_folder_or_a_new_one(shapes, tmp_path) -> None:
 
 
 def test_a_missing_package_names_the_extra_before_anything_runs(shapes, tmp_path, monkeypatch) -> None:
-    for module in [name for name in sys.modules if name.startswith("fastia.engine.page")]:
+    for module in [name for name in sys.modules if name.startswith("fastia.evaluation.page")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "plotly", None)
     monkeypatch.setitem(sys.modules, "plotly.io", None)

@@ -13,8 +13,8 @@ import fastia
 from fastia import cli
 from fastia.data import png
 from fastia.data.shapes import make_shapes
-from fastia.engine import sensitivity
-from fastia.engine.sensitivity import SCORES, corner_cases, removal
+from fastia.evaluation import sensitivity
+from fastia.evaluation.sensitivity import SCORES, corner_cases, removal
 
 LARGE, SMALL = 160 * 160, 24 * 24
 

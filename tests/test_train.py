@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 import fastia
 from fastia import cli
 from fastia.data.shapes import make_shapes
-from fastia.engine import checkpoint, monitor, objective
-from fastia.engine.config import Config, load
-from fastia.engine.processes import Processes, joined
-from fastia.engine.schedule import poly
-from fastia.engine.train import Result, train
-from fastia.engine.validate import validate
 from fastia.models import DeepLabV2
+from fastia.training import checkpoint, monitor, objective
+from fastia.training.config import Config, load
+from fastia.training.processes import Processes, joined
+from fastia.training.run import Training, train
+from fastia.training.schedule import poly
+from fastia.training.validation import validate
 
 TINY = (
     "iterations=8", "switch=4", "batch_size=2", "crop=32", "scales=[0.5, 0.5]", "learning_rate=5e-4", "ewc_lambda=20",
@@ -38,7 +38,7 @@ def quick() -> Iterator[None]:
     torch.set_num_threads(1)
     draw = monitor.write_curves
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("fastia.engine.train.write_curves", lambda *rows: draw(*rows) if rows[1] else None)
+        patched.setattr("fastia.training.run.write_curves", lambda *rows: draw(*rows) if rows[1] else None)
         yield
     torch.set_num_threads(threads)
 
@@ -99,7 +99,7 @@ def test_poly_schedule_steps_every_so_many_iterations() -> None:
 
 
 @pytest.fixture(scope="module")
-def learned(shapes: Path, tmp_path_factory) -> Result:
+def learned(shapes: Path, tmp_path_factory) -> Training:
     """A run on one image, which is also the one it is scored on."""
     root = tmp_path_factory.mktemp("one image")
     for folder in ("JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets"):
@@ -118,7 +118,7 @@ def learned(shapes: Path, tmp_path_factory) -> Result:
     return train(tiny(root, root / "run", *overrides, *paths, "validate_every=20", "check=true"))
 
 
-def test_loss_falls_in_both_tasks_and_the_penalty_is_above_0_after_the_switch(learned: Result) -> None:
+def test_loss_falls_in_both_tasks_and_the_penalty_is_above_0_after_the_switch(learned: Training) -> None:
     history = learned.history
     assert [row["phase"] for row in history] == ["A"] * 2 + ["B"] * 2
     losses = [row["loss"] for row in history]
@@ -128,7 +128,7 @@ def test_loss_falls_in_both_tasks_and_the_penalty_is_above_0_after_the_switch(le
     assert [row["iteration"] for row in learned.validations] == [20, 40]
 
 
-def test_predictions_on_disk_score_as_the_network_did(learned: Result) -> None:
+def test_predictions_on_disk_score_as_the_network_did(learned: Training) -> None:
     scores = learned.evaluation.scores
     assert {"iteration": 40, **scores} == pytest.approx(learned.validations[-1], nan_ok=True, abs=0)
     assert {path.name for path in learned.output.iterdir()} == {
@@ -224,7 +224,7 @@ def run_to_the_end(config: Config) -> None:
 
 def test_killed_at_random_moments_and_resumed_it_learns_the_same_bits(shapes, tmp_path, undisturbed) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fastia.engine.train", "fastia.models"])  # torch is imported once
+    context.set_forkserver_preload(["fastia.training.run", "fastia.models"])  # torch is imported once
     seed = random.randrange(2**32)
     wait = random.Random(seed)
     kills = 0
@@ -333,7 +333,7 @@ def test_two_processes_follow_one_to_rounding_and_score_the_same_bits(shapes: Pa
     options = ("iterations=20", "switch=10", "batch_size=4", "accumulation=1")
     one = train(tiny(shapes, tmp_path / "one", *options))
     two = tiny(shapes, tmp_path / "two", *options)
-    multiprocessing.set_forkserver_preload(["fastia.engine.train", "fastia.models"])
+    multiprocessing.set_forkserver_preload(["fastia.training.run", "fastia.models"])
     arguments = (2, str(tmp_path), two)
     torch.multiprocessing.start_processes(run_rank, arguments, 2, start_method="forkserver")
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]

@@ -1,1 +1,1 @@
-"""Reading and writing datasets in the layout of PASCAL VOC."""
+"""Data sets: reading and writing the layout of PASCAL VOC, conversion into it, and what is known of one."""

@@ -1,4 +1,4 @@
-"""Weights from files: what fits a module is loaded, and all the rest is told."""
+"""Weights from files: what fits a module is loaded, and all the rest is reported."""
 
 from __future__ import annotations
 

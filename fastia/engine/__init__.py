@@ -1,1 +1,0 @@
-"""Training, evaluation of predictions in folders, their reports, balanced sets, and the demonstration."""

@@ -1,0 +1,1 @@
+"""Scores of predictions in folders: evaluated, shown, and compared."""

@@ -1,0 +1,1 @@
+"""Two-phase training of a network from a recipe, with several processes, checkpoints and validation."""
