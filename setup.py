@@ -31,7 +31,7 @@ X86_FLAGS = {
     "upsample_avx2.cpp": ["-mavx2", "-mfma"],
     "upsample_avx512.cpp": [*(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq")), "-mfma"],
 }
-# Its vectors never cross a file, so that the ABI of wide ones is no matter.
+# -Wno-psabi: wide vectors are passed only between functions of one file.
 UPSAMPLE_FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
 
 

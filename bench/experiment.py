@@ -8,19 +8,35 @@ weights and the order and crops of the images together, so that the arms of a se
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from experiment_plan import (
+    ARMS,
+    CONTROLS,
+    ENDPOINT,
+    IMAGES,
+    ITERATIONS,
+    LEARNING_RATES,
+    MAIN,
+    NOISES,
+    SEEDS,
+    STRENGTHS,
+    SWITCH,
+    TUNING_SEEDS,
+    Arm,
+    planned,
+    run_name,
+)
+from experiment_report import write
 
 import fastia
 from fastia.data.png import read_ids
@@ -28,54 +44,6 @@ from fastia.data.shapes import make_shapes
 from fastia.data.voc import Dataset
 from fastia.engine import config as configs
 from fastia.engine import train
-
-IMAGES = 180  # two thirds of them to train on
-ITERATIONS, SWITCH = 400, 200
-SEEDS = range(5)
-TUNING_SEEDS = (100, 101)
-LEARNING_RATES = (0.005, 0.01, 0.02)
-STRENGTHS = (0.03, 0.3, 3.0)
-ENDPOINT = "ia_miou_penalized_small"
-
-
-@dataclass(frozen=True)
-class Arm:
-    """What is trained: options of the configuration, and what no configuration says.
-
-    `tuned_as`: the arm whose learning rate this one has, where it is not tuned for itself.
-    """
-
-    options: dict = field(default_factory=dict)
-    special: str = ""
-    strengths: bool = False
-    tuned_as: str = ""
-
-
-PLAIN = {"loss": "cross-entropy", "ewc_lambda": 0.0}
-WEIGHTED = {"switch": 0, "ewc_lambda": 0.0}
-ARMS = {
-    "cross-entropy": Arm(PLAIN),
-    "size-weighted": Arm(WEIGHTED),
-    "two-phase, lambda 0": Arm({"ewc_lambda": 0.0}),
-    "two-phase + EWC": Arm({}, strengths=True, tuned_as="two-phase, lambda 0"),
-    "two-phase + L2 to theta_A": Arm({}, "uniform", strengths=True, tuned_as="two-phase, lambda 0"),
-    "two-phase + EWC, F shuffled": Arm({}, "shuffled", tuned_as="two-phase + EWC"),
-    "weights permuted": Arm(WEIGHTED, "permuted", tuned_as="size-weighted"),
-    "cross-entropy, rate x mean weight": Arm(PLAIN, "faster", tuned_as="cross-entropy"),
-    "focal": Arm(WEIGHTED, "focal"),
-    "Dice + cross-entropy": Arm(WEIGHTED, "dice"),
-    "cross-entropy, resize = target": Arm({**PLAIN, "resize": "target"}),
-    "size-weighted, resize = target": Arm({**WEIGHTED, "resize": "target"}),
-}
-MAIN = ("cross-entropy", "size-weighted", "two-phase, lambda 0", "two-phase + EWC")
-CONTROLS = (
-    "weights permuted",
-    "two-phase + EWC, F shuffled",
-    "cross-entropy, rate x mean weight",
-    "two-phase + L2 to theta_A",
-)
-NOISES = (0.5, 1.0, 1.5)
-
 
 # One run
 
@@ -204,11 +172,6 @@ def loss_shares(model, folder: Path) -> dict[str, float]:
 # All runs
 
 
-def run_name(arm: str, seed: int, noise: float, options: dict) -> str:
-    text = "-".join([arm, f"noise{noise}", f"seed{seed}", *(f"{key}{value}" for key, value in options.items())])
-    return "".join(c if c.isalnum() or c in "-._" else "_" for c in text)
-
-
 def start(root: Path, jobs: int, wanted: list[tuple[str, int, float, dict]]) -> None:
     """Do the runs that are not there yet, each in a process of one thread."""
     missing = [each for each in wanted if not (root / "runs" / run_name(*each) / "result.json").exists()]
@@ -266,14 +229,6 @@ def run(root: Path, jobs: int) -> None:
         start(root, jobs, planned(root, MAIN, [seed], NOISES))
 
 
-def planned(
-    root: Path, names: Iterable[str], seeds: Iterable[int], noises: Iterable[float]
-) -> list[tuple[str, int, float, dict]]:
-    """Runs of tuned arms."""
-    chosen = json.loads((root / "tuned.json").read_text())["chosen"]
-    return [(name, seed, noise, chosen[name]) for name, seed, noise in itertools.product(names, seeds, noises)]
-
-
 def _write(path: Path, value) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(value, indent=1))
@@ -301,8 +256,6 @@ if __name__ == "__main__":
             arguments.options,
         )
     elif arguments.what == "report":
-        from experiment_report import write
-
         write(arguments.root)
     else:
         run(arguments.root, arguments.jobs)

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-from experiment import (
+from experiment_plan import (
     ARMS,
     ENDPOINT,
     MAIN,

@@ -2,24 +2,22 @@
 
 from typing import TYPE_CHECKING, Any
 
+from fastia._version import __version__ as __version__
 from fastia.engine.evaluate import evaluate_directory
-from fastia.ewc import EWC
 from fastia.functional import (
     Components,
     InstanceIoU,
     components,
     instance_iou,
     label,
-    size_weighted_cross_entropy,
     upsample_argmax,
     weights,
 )
-from fastia.losses import SizeWeightedCrossEntropy
+from fastia.losses import EWC, SizeWeightedCrossEntropy, size_weighted_cross_entropy
 
 if TYPE_CHECKING:
     from fastia.metrics import InstanceAwareIoU
 
-__version__ = "0.1.0"
 __all__ = [
     "EWC",
     "Components",

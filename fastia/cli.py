@@ -11,9 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
-import fastia
+from fastia._version import __version__
 from fastia.cli_shared import INSTALL, errors_as_text, id_or_none
-from fastia.engine.evaluate import Evaluation
+from fastia.engine.result import Evaluation
+from fastia.metrics import further
 
 try:
     import typer
@@ -38,14 +39,11 @@ class Protocol(str, Enum):
     exact = "exact"
 
 
-class Extra(str, Enum):
-    """The further scores of :class:`fastia.InstanceAwareIoU`, as choices."""
+class AbsentClasses(str, Enum):
+    """What mIoU does with a class that is predicted but absent from the ground truth, as choices."""
 
-    panoptic = "panoptic"
-    components = "components"
-    iiou = "iiou"
-    fine_grained = "fine_grained"
-    boundary_iou = "boundary_iou"
+    skip = "skip"
+    zero = "zero"
 
 
 def main() -> None:
@@ -60,7 +58,7 @@ def start(
 ) -> None:
     """Instance-aware evaluation and size-balanced training of semantic segmentation."""
     if version:
-        print(fastia.__version__)
+        print(__version__)
         raise typer.Exit
     if context.invoked_subcommand is None:
         info()
@@ -72,7 +70,7 @@ def info() -> None:
     from fastia.kernels import cpu
 
     rows = {
-        "fastia": fastia.__version__,
+        "fastia": __version__,
         "backends": "cpu",
         "instruction set": f"{cpu.instruction_set()}, {cpu.num_threads()} threads",
         "torch": _version("torch"),
@@ -98,7 +96,13 @@ def evaluate(
     instance_ignore_index: Annotated[
         str | None, typer.Option(metavar="ID|none", help="Id of void in SegmentationObject; --ignore-index by default.")
     ] = None,
-    extra: Annotated[list[Extra] | None, typer.Option(help="Further scores; may be given several times.")] = None,
+    extra: Annotated[
+        list[str] | None,
+        typer.Option(metavar="|".join(further.SCORES), help="Further scores; may be given several times."),
+    ] = None,
+    absent_classes: Annotated[
+        AbsentClasses, typer.Option(help="Whether mIoU skips a predicted class without ground truth, or counts 0.")
+    ] = AbsentClasses.skip,
     json: Annotated[Path | None, typer.Option(help="Write scores and what each image contributes.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write one row per instance.")] = None,
     scores_csv: Annotated[Path | None, typer.Option(help="Write one row per class and score.")] = None,
@@ -127,7 +131,8 @@ def evaluate(
             instance_ignore_index="ignore_index"
             if instance_ignore_index is None
             else id_or_none("--instance-ignore-index", instance_ignore_index),
-            extra=[each.value for each in extra or ()],
+            extra=extra or (),
+            absent_classes=absent_classes.value,
             json=json,
             csv=csv,
             scores_csv=scores_csv,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+import importlib
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
@@ -15,7 +16,10 @@ from fastia.functional_instances import (
     instance_matches,
     instance_overlaps,
 )
-from fastia.functional_loss import size_weighted_cross_entropy, upsample_argmax
+from fastia.functional_loss import upsample_argmax
+
+if TYPE_CHECKING:
+    from fastia.losses import size_weighted_cross_entropy
 
 __all__ = [
     "ComponentMatches",
@@ -32,6 +36,12 @@ __all__ = [
 ]
 
 Connectivity = Literal[4, 8]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "size_weighted_cross_entropy":  # its home is a layer above, which builds on this one
+        return importlib.import_module("fastia.losses").size_weighted_cross_entropy
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class Components(NamedTuple):

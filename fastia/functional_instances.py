@@ -9,8 +9,7 @@ from torch import Tensor
 
 from fastia import checks
 from fastia.arrays import Array, answer, batch, operations
-
-Protocol = Literal["wacv2024", "exact"]
+from fastia.typing import Protocol
 
 
 class InstanceIoU(NamedTuple):
@@ -34,9 +33,10 @@ class ComponentMatches(NamedTuple):
     count: Array  # [B] int32
     class_id: Array  # [B, N] int32, padding -1
     area: Array  # [B, N] int64, padding 0
-    void_area: Array  # [B, N] int64: its pixels on void, which `area` does not count
+    void_area: Array  # [B, N] int64: its pixels void in either map, which `area` does not count
     instance_area: Array  # [B, N] int64: of the instance of its class with which it has an IoU above 1/2; 0: none
-    intersection: Array  # [B, N] int64: with that instance; 0: none
+    intersection: Array  # [B, N] int64: pixels off void that it shares with that instance; 0: none
+    union: Array  # [B, N] int64: pixels off void of either; 0: none
 
 
 def instance_iou(
@@ -219,7 +219,7 @@ def add_instances(
     instance_ignore_index: int | Literal["ignore_index"] | None = "ignore_index",
     validate: bool = False,
 ) -> None:
-    """Add what :func:`fastia.scores.tally` counts and a confusion matrix to sums on a GPU, in place, with no records.
+    """Add what :func:`fastia.metrics.tally` counts and a confusion matrix to sums on a GPU, in place, with no records.
 
     Args:
         preds, target, instances, protocol, background, ignore_index, instance_ignore_index, validate: as in

@@ -1,119 +1,81 @@
-"""The operations on logits: the size-weighted cross-entropy and the argmax of upsampled logits, which never exist."""
+"""What every loss on logits does around its operator, and the argmax of upsampled logits, which never exist."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastia import checks, ops_loss  # noqa: F401  registers the operators
+from fastia import checks, ops_loss
+from fastia.kernels.logits import arithmetic, invalid_target, negative_weight
+from fastia.options import LossOptions
 
 
-def size_weighted_cross_entropy(
-    logits: Tensor,
-    target: Tensor,
-    weights: Tensor | None = None,
-    *,
-    tau: float = 5.0,
-    connectivity: Literal[4, 8] = 8,
-    background: int | None = 0,
-    ignore_index: int | None = 255,
-    normalizer: Literal["class", "foreground"] = "class",
-    class_weight: Tensor | None = None,
-    label_smoothing: float = 0.0,
-    resize: Literal["logits", "target"] = "logits",
-    align_corners: bool = False,
-    normalize: Literal["weights", "valid", "pixels"] = "weights",
-    reduction: Literal["mean", "sum", "none"] = "mean",
-    validate: bool = False,
-) -> Tensor:
-    """Cross-entropy of bilinearly upsampled logits, where pixels of small connected components weigh more.
-
-    The upsampled logits are never in memory. Arithmetic is float32 (float64 for float64 logits), the result too; the
-    gradient has the dtype of ``logits``.
-
-    Args:
-        logits: ``[B, C, h, w]`` float32, float16 or bfloat16, or float64 on the CPU; any strides.
-        target: class ids ``[B, H, W]`` of the dtypes of :func:`label`: 0..C-1 or ``ignore_index``.
-        weights: of each pixel, ``[B, H, W]`` floating and not negative. None: :func:`weights` of ``target``.
-        tau, connectivity, background, normalizer: as in :func:`weights`; of use where ``weights`` is None. With
-            ``tau=1`` every weight is 1: the plain cross-entropy.
-        ignore_index: id of pixels that take no part, any integer; None: none.
-        class_weight: ``[C]`` floating, the ``weight`` of ``torch.nn.functional.cross_entropy``.
-        label_smoothing: in 0..1, as in ``torch.nn.functional.cross_entropy``.
-        resize: ``"logits"``: logits are upsampled to H x W as by ``F.interpolate(mode="bilinear")``. ``"target"``:
-            target and weights are resized to h x w, index ``((2i + 1) * H) // (2h)``, and weights computed here are
-            those of the resized target.
-        align_corners: as in ``torch.nn.functional.interpolate``.
-        normalize: what ``reduction="mean"`` divides the sum of ``w * ce`` by. ``"weights"``: the sum of ``w *
-            class_weight[target]``; ``"valid"``: the number of pixels that are not ignored; ``"pixels"``: the number
-            of all pixels. Always over the whole batch.
-        reduction: ``"mean"``, ``"sum"`` of ``w * ce``, or ``"none"``.
-        validate: check ids and weights on a GPU too, where that waits for the device; on the CPU they are always
-            checked.
-
-    Returns:
-        The 0-d loss, 0 where there is nothing to average; for ``"none"`` ``w * ce`` of each pixel, ``[B, H, W]``
-        (``[B, h, w]`` with ``resize="target"``), 0 where ignored. Gradients flow to ``logits`` alone.
-
-    Raises:
-        TypeError: an argument is no tensor, or its dtype is none of the above.
-        ValueError: shapes, batches or devices that do not match; a target of C or more; negative weights; weights
-            that require gradients; an option that is not allowed.
-
-    Example:
-        >>> import torch
-        >>> import fastia
-        >>> logits = torch.zeros(1, 2, 2, 2, requires_grad=True)
-        >>> target = torch.tensor([[[0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 255]]])
-        >>> loss = fastia.size_weighted_cross_entropy(logits, target)
-        >>> loss.backward()
-        >>> round(loss.item(), 4), logits.grad.shape
-        (0.6931, torch.Size([1, 2, 2, 2]))
-
-    Source: Eq. 4 of Mun et al., "Small Objects Matters in Weakly-supervised Semantic Segmentation", WACV 2024.
-    """
+def check_loss_inputs(logits: Any, target: Any, weights: Any, class_weight: Any) -> None:
+    """Check the tensors of a loss, one by one and against the logits."""
     checks.logits(logits)
     checks.loss_target(target, logits)
     checks.constant("weights", weights, target.shape, logits)
     checks.constant("class_weight", class_weight, logits.shape[1:2], logits)
-    ignore_index = checks.integer("ignore_index", ignore_index)
-    background = checks.background(background)
-    checks.choice("connectivity", connectivity, checks.CONNECTIVITIES)
-    checks.choice("normalizer", normalizer, checks.NORMALIZERS)
-    checks.choice("normalize", normalize, checks.NORMALIZES)
-    checks.choice("reduction", reduction, checks.REDUCTIONS)
-    tau = checks.number("tau", tau, 1)
-    label_smoothing = checks.number("label_smoothing", label_smoothing, 0, 1)
-    if logits.shape[1] == 1:
-        label_smoothing = 0.0  # means nothing to one class, whose gradient is then 0 exactly
-    if checks.choice("resize", resize, checks.RESIZES) == "target":
+
+
+def loss_options(
+    name: str,
+    parameters: tuple[float, ...],
+    *,
+    ignore_index: Any,
+    resize: Any,
+    align_corners: bool,
+    normalize: Any,
+    reduction: Any,
+    validate: bool,
+) -> LossOptions:
+    """Check the options that all losses have, and build them; `parameters` are those of the pixel loss, checked."""
+    return LossOptions(
+        name,
+        parameters,
+        checks.integer("ignore_index", ignore_index),
+        checks.choice("resize", resize, checks.RESIZES),
+        align_corners,
+        checks.choice("normalize", normalize, checks.NORMALIZES),
+        checks.choice("reduction", reduction, checks.REDUCTIONS),
+        validate,
+    )
+
+
+def pixel_loss(
+    logits: Tensor,
+    target: Tensor,
+    weights: Tensor | None,
+    class_weight: Tensor | None,
+    options: LossOptions,
+    weights_of: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """A registered pixel loss of checked tensors, resized and reduced as the options say.
+
+    `weights_of` computes the weights of the resized target where `weights` is None; without it they are 1.
+    """
+    if options.resize == "target":
         target = nearest(target, logits.shape[2:])
         weights = None if weights is None else nearest(weights, logits.shape[2:])
     checks.sizes(logits, target.shape[1:])
-    if validate and logits.device.type != "cpu":
-        _validate(target, weights, logits.shape[1], ignore_index)
-
-    arithmetic = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    if weights is None and tau != 1:
-        weights = torch.ops.fastia.weights(
-            target, tau, connectivity, background, ignore_index, normalizer, arithmetic, validate
-        )
-    loss, _, sums = torch.ops.fastia.upsample_cross_entropy(
-        logits, target, weights, class_weight, label_smoothing, ignore_index, align_corners
-    )
-    if reduction == "none":
+    if options.validate and logits.device.type != "cpu":
+        _validate(target, weights, logits.shape[1], options.ignore_index)
+    if weights is None and weights_of is not None:
+        weights = weights_of(target)
+    loss, sums = ops_loss.pixel_loss(logits, target, weights, class_weight, options)
+    if options.reduction == "none":
         return loss
     total = sums[0]
-    if reduction == "mean":
-        if normalize == "pixels":
+    if options.reduction == "mean":
+        if options.normalize == "pixels":
             total = total / max(target.numel(), 1)
         else:
-            count = sums[1 if normalize == "weights" else 2].detach()
+            count = sums[1 if options.normalize == "weights" else 2].detach()
             total = total / torch.where(count == 0, 1.0, count)
-    return total.to(arithmetic)
+    return total.to(arithmetic(logits))
 
 
 def upsample_argmax(logits: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
@@ -160,14 +122,12 @@ def nearest(values: Tensor, size: Any) -> Tensor:
     return values[:, rows[:, None], columns]
 
 
-def _validate(target: Tensor, weights: Tensor | None, classes: int, ignore_index: int | None) -> None:
+def _validate(target: Tensor, weights: Tensor | None, num_classes: int, ignore_index: int | None) -> None:
+    """Check on a GPU what the CPU's kernels check as they read it."""
     ids = target.long()
-    outside = (ids < 0) | (ids >= classes)
+    outside = (ids < 0) | (ids >= num_classes)
     wrong = ids[outside if ignore_index is None else outside & (ids != ignore_index)]
     if wrong.numel():
-        raise ValueError(
-            f"target holds the id {wrong[0].item()}, but ids must lie in 0..{classes - 1} (logits have {classes}"
-            f" classes) or equal ignore_index ({ignore_index})"
-        )
+        raise invalid_target(int(wrong[0]), num_classes, ignore_index)
     if weights is not None and bool((weights < 0).any()):
-        raise ValueError(f"weights must not be negative, got {weights.min().item()}")
+        raise negative_weight(weights.min().item())

@@ -38,7 +38,7 @@ _OVERLAPS = (
 _library.define(f"instance_iou{_OVERLAPS})")
 _library.define(
     f"instance_matches{_OVERLAPS}, Tensor component_count, Tensor component_class_id, Tensor component_area,"
-    " Tensor void_area, Tensor instance_area, Tensor component_intersection)"
+    " Tensor void_area, Tensor instance_area, Tensor component_intersection, Tensor component_union)"
 )
 # CUDA's only: elsewhere the records are counted by `scores.tally`.
 _library.define(
@@ -135,7 +135,7 @@ def instance_matches(
     )  # fmt: skip
     count = table.match_count
     shape = (len(preds), _width(count, None))
-    matches = [_empty(preds, shape, dtype) for dtype in ("int32", "int64", "int64", "int64", "int64")]
+    matches = [_empty(preds, shape, dtype) for dtype in ("int32", "int64", "int64", "int64", "int64", "int64")]
     table.copy_matches(*matches)
     return (*outputs, _counts(preds, count), *matches)
 
@@ -247,7 +247,7 @@ def _fake_instance_matches(preds: Tensor, *options: Any) -> tuple[Tensor, ...]:
         *_fake_instance_iou(preds, *options),
         preds.new_empty(shape[:1], dtype=torch.int32),
         preds.new_empty(shape, dtype=torch.int32),
-        *(preds.new_empty(shape, dtype=torch.int64) for _ in range(4)),
+        *(preds.new_empty(shape, dtype=torch.int64) for _ in range(5)),
     )
 
 

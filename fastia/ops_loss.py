@@ -1,6 +1,6 @@
-"""The loss and argmax on upsampled logits as torch.library operators, with gradient and fakes.
+"""Pixel losses and argmax of upsampled logits as torch.library operators, with gradients and fakes.
 
-The kernels of a tensor's device do the work.
+The kernels of a tensor's device do the work. A pixel loss is registered by its name and parameters.
 """
 
 from __future__ import annotations
@@ -11,69 +11,96 @@ import torch
 from torch import Tensor
 
 from fastia.kernels import cpu_loss
+from fastia.kernels.logits import arithmetic
 from fastia.ops import _library
+from fastia.options import LossOptions
 
-_OPTIONS = "float label_smoothing, int? ignore_index, bool align_corners"
-_library.define(
-    f"upsample_cross_entropy(Tensor logits, Tensor target, Tensor? weights, Tensor? class_weight, {_OPTIONS})"
-    " -> (Tensor loss, Tensor lse, Tensor sums)"
-)
-_library.define(
-    "upsample_cross_entropy_backward(Tensor grad, Tensor logits, Tensor target, Tensor? weights, Tensor? class_weight,"
-    f" Tensor lse, {_OPTIONS}) -> Tensor"
-)
-_library.define("upsample_argmax(Tensor logits, SymInt height, SymInt width, bool align_corners) -> Tensor")
+_DEVICES = ("CPU", "CUDA")
 
 
-def upsample_cross_entropy(
-    logits: Tensor,
-    target: Tensor,
-    weights: Tensor | None,
-    class_weight: Tensor | None,
-    label_smoothing: float,
-    ignore_index: int | None,
-    align_corners: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Weighted loss and float64 log-sum-exp `[B, H, W]`, and `[3]` sums: of the loss, of weights, of valid pixels."""
-    return _kernels(logits).upsample_cross_entropy(
-        logits,
-        target,
-        weights,
-        class_weight,
-        label_smoothing=label_smoothing,
-        ignore_index=ignore_index,
-        align_corners=align_corners,
+def register_pixel_loss(name: str, *parameters: str) -> None:
+    """Define the operators `upsample_<name>` and `upsample_<name>_backward` of a pixel loss that the kernels have.
+
+    The first returns the weighted loss and the float64 log-sum-exp `[B, H, W]`, and `[3]` float64 sums: of the loss, of
+    weights, of pixels that are not ignored. The second returns the gradient of the logits from that of each pixel's
+    loss, `[B, H, W]` or 0-d.
+    """
+    tensors = "Tensor logits, Tensor target, Tensor? weights, Tensor? class_weight"
+    options = ", ".join((*(f"float {parameter}" for parameter in parameters), "int? ignore_index, bool align_corners"))
+    operator = f"upsample_{name}"
+    _library.define(f"{operator}({tensors}, {options}) -> (Tensor loss, Tensor lse, Tensor sums)")
+    _library.define(f"{operator}_backward(Tensor grad, {tensors}, Tensor lse, {options}) -> Tensor")
+
+    def rebuilt(arguments: tuple[Any, ...]) -> LossOptions:
+        *numbers, ignore_index, align_corners = arguments
+        return LossOptions(name, tuple(numbers), ignore_index=ignore_index, align_corners=align_corners)
+
+    def forward(
+        logits: Tensor, target: Tensor, weights: Tensor | None, class_weight: Tensor | None, *arguments: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return _kernels(logits).upsample_loss(logits, target, weights, class_weight, rebuilt(arguments))
+
+    def backward(
+        grad: Tensor,
+        logits: Tensor,
+        target: Tensor,
+        weights: Tensor | None,
+        class_weight: Tensor | None,
+        lse: Tensor,
+        *arguments: Any,
+    ) -> Tensor:
+        return _kernels(logits).upsample_loss_backward(
+            grad, logits, target, weights, class_weight, lse, rebuilt(arguments)
+        )
+
+    def save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.options = inputs[4:]
+        ctx.save_for_backward(*inputs[:4], output[1])
+        ctx.set_materialize_grads(False)  # a zero gradient of every pixel would be as large as the loss
+
+    def differentiate(ctx: Any, grad_loss: Tensor | None, _: Any, grad_sums: Tensor | None) -> tuple[Any, ...]:
+        nothing = (None,) * (3 + len(ctx.options))
+        if grad_loss is None and grad_sums is None:
+            return None, *nothing
+        logits, target, weights, class_weight, lse = ctx.saved_tensors
+        grad = grad_loss
+        if grad_sums is not None:
+            grad_sum = grad_sums[0].to(arithmetic(logits))
+            grad = grad_sum if grad_loss is None else grad_loss + grad_sum
+        gradient = _operator(f"{operator}_backward")(grad, logits, target, weights, class_weight, lse, *ctx.options)
+        return gradient, *nothing
+
+    def no_second_derivative(ctx: Any, grad: Tensor) -> None:
+        raise NotImplementedError(f"{name} has no second derivative")
+
+    _implement(operator, forward, _fake_loss)
+    _implement(f"{operator}_backward", backward, _fake_loss_backward)
+    torch.library.register_autograd(f"fastia::{operator}", differentiate, setup_context=save_for_backward, lib=_library)
+    torch.library.register_autograd(
+        f"fastia::{operator}_backward",
+        no_second_derivative,
+        setup_context=lambda ctx, inputs, output: None,
+        lib=_library,
     )
 
 
-def upsample_cross_entropy_backward(
-    grad: Tensor,
-    logits: Tensor,
-    target: Tensor,
-    weights: Tensor | None,
-    class_weight: Tensor | None,
-    lse: Tensor,
-    label_smoothing: float,
-    ignore_index: int | None,
-    align_corners: bool,
-) -> Tensor:
-    """The gradient of the logits from that of each pixel's loss, `[B, H, W]` or 0-d."""
-    return _kernels(logits).upsample_cross_entropy_backward(
-        grad,
-        logits,
-        target,
-        weights,
-        class_weight,
-        lse,
-        label_smoothing=label_smoothing,
-        ignore_index=ignore_index,
-        align_corners=align_corners,
+def pixel_loss(
+    logits: Tensor, target: Tensor, weights: Tensor | None, class_weight: Tensor | None, options: LossOptions
+) -> tuple[Tensor, Tensor]:
+    """Weighted loss `[B, H, W]` and `[3]` sums of a registered pixel loss."""
+    loss, _, sums = _operator(f"upsample_{options.name}")(
+        logits, target, weights, class_weight, *options.parameters, options.ignore_index, options.align_corners
     )
+    return loss, sums
 
 
 def upsample_argmax(logits: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
     """Class ids `[B, height, width]`."""
     return _kernels(logits).upsample_argmax(logits, (height, width), align_corners=align_corners)
+
+
+def _operator(name: str) -> Any:
+    return getattr(torch.ops.fastia, name)
 
 
 def _kernels(logits: Tensor) -> Any:
@@ -90,17 +117,13 @@ def _kernels(logits: Tensor) -> Any:
     return triton
 
 
-def _arithmetic(logits: Tensor) -> torch.dtype:
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
-
-
-def _fake_upsample_cross_entropy(logits: Tensor, target: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    loss = logits.new_empty(target.shape, dtype=_arithmetic(logits))
+def _fake_loss(logits: Tensor, target: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    loss = logits.new_empty(target.shape, dtype=arithmetic(logits))
     lse = torch.empty_like(loss, dtype=torch.float64)
     return loss, lse, logits.new_empty(3, dtype=torch.float64)
 
 
-def _fake_upsample_cross_entropy_backward(grad: Tensor, logits: Tensor, *_: Any) -> Tensor:
+def _fake_loss_backward(grad: Tensor, logits: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(logits)
 
 
@@ -109,46 +132,11 @@ def _fake_upsample_argmax(logits: Tensor, height: int, width: int, align_corners
     return logits.new_empty((logits.shape[0], height, width), dtype=dtype)
 
 
-def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.label_smoothing, ctx.ignore_index, ctx.align_corners = inputs
-    ctx.save_for_backward(*tensors, output[1])
-    ctx.set_materialize_grads(False)  # a zero gradient of every pixel would be as large as the loss
+def _implement(operator: str, implementation: Any, fake: Any) -> None:
+    for device in _DEVICES:
+        _library.impl(operator, implementation, device)
+    torch.library.register_fake(f"fastia::{operator}", fake, lib=_library)
 
 
-def _backward(ctx: Any, grad_loss: Tensor | None, _: Any, grad_sums: Tensor | None) -> tuple[Any, ...]:
-    nothing = (None,) * 6
-    if grad_loss is None and grad_sums is None:
-        return None, *nothing
-    logits, target, weights, class_weight, lse = ctx.saved_tensors
-    grad = grad_loss
-    if grad_sums is not None:
-        grad_sum = grad_sums[0].to(_arithmetic(logits))
-        grad = grad_sum if grad_loss is None else grad_loss + grad_sum
-    options = (ctx.label_smoothing, ctx.ignore_index, ctx.align_corners)
-    gradient = torch.ops.fastia.upsample_cross_entropy_backward(
-        grad, logits, target, weights, class_weight, lse, *options
-    )
-    return gradient, *nothing
-
-
-def _no_second_derivative(ctx: Any, grad: Tensor) -> None:
-    raise NotImplementedError("size_weighted_cross_entropy has no second derivative")
-
-
-for _implementation, _fake in (
-    (upsample_cross_entropy, _fake_upsample_cross_entropy),
-    (upsample_cross_entropy_backward, _fake_upsample_cross_entropy_backward),
-    (upsample_argmax, _fake_upsample_argmax),
-):
-    for _device in ("CPU", "CUDA"):
-        _library.impl(_implementation.__name__, _implementation, _device)
-    torch.library.register_fake(f"fastia::{_implementation.__name__}", _fake, lib=_library)
-torch.library.register_autograd(
-    "fastia::upsample_cross_entropy", _backward, setup_context=_save_for_backward, lib=_library
-)
-torch.library.register_autograd(
-    "fastia::upsample_cross_entropy_backward",
-    _no_second_derivative,
-    setup_context=lambda ctx, inputs, output: None,
-    lib=_library,
-)
+_library.define("upsample_argmax(Tensor logits, SymInt height, SymInt width, bool align_corners) -> Tensor")
+_implement("upsample_argmax", upsample_argmax, _fake_upsample_argmax)

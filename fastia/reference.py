@@ -144,11 +144,11 @@ def instance_matches(
     background: int | None = 0,
     ignore_index: int | None = 255,
     instance_ignore_index: int | str | None = "ignore_index",
-) -> list[list[tuple[int, int, int, int, int]]]:
-    """Per image (class, area, void area, instance's area, intersection) of each predicted component with area.
+) -> list[list[tuple[int, int, int, int, int, int]]]:
+    """Per image (class, area, void area, instance's area, intersection, union) of each predicted component with area.
 
-    The instance is the one of its class with which it has an IoU above 1/2; its area and the intersection are 0 without
-    one. All areas but the void area are of pixels void in neither map.
+    The instance is the one of its class with which it has an IoU above 1/2; the last three are 0 without one. Its area
+    is that of its record, all others but the void area are of pixels void in neither map.
     """
     given = _instances_and_void(target, instances, background, ignore_index, instance_ignore_index)
     matches = []
@@ -157,12 +157,13 @@ def instance_matches(
         area, void_area = _areas(predicted, image.void)
         classes = _instance_classes(image, ignore_index)
         instance_area = _counted(image.instances[~image.void])
+        record_area = _counted(image.instances[~(image.void if protocol == "exact" else image.instance_void)])
         foreground = [j > 0 and class_id != background for j, class_id in enumerate(predicted.class_id)]
-        found = dict.fromkeys(np.flatnonzero(foreground & (area > 0)).tolist(), (0, 0))
+        found = dict.fromkeys(np.flatnonzero(foreground & (area > 0)).tolist(), (0, 0, 0))
         for (j, i), both in _pairs(predicted.labels, image.instances, ~image.void).items():
             union = instance_area[i] + int(area[j]) - both
             if j in found and classes.get(i) == predicted.class_id[j] and 2 * both > union:
-                found[j] = (instance_area[i], both)
+                found[j] = (record_area[i], both, union)
         rows = [(predicted.class_id[j], int(area[j]), int(void_area[j]), *match) for j, match in found.items()]
         matches.append(rows)
     return matches

@@ -5,6 +5,8 @@ Upsampling is a product with one matrix for each axis, so that its transpose giv
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,16 +34,11 @@ def size_weighted_cross_entropy_and_gradient(
     background: int | None = 0,
     ignore_index: int | None = 255,
     normalizer: str = "class",
-    class_weight: Array | None = None,
     label_smoothing: float = 0.0,
     resize: str = "logits",
-    align_corners: bool = False,
-    normalize: str = "weights",
-    reduction: str = "mean",
-    upstream: Array | None = None,
+    **options: Any,
 ) -> tuple[Array, NDArray[np.float64]]:
     """The loss, and the gradient `[B, C, h, w]` of its product with `upstream` (None: 1)."""
-    logits = logits.astype(np.float64)
     if resize == "target":
         target = nearest(target, logits.shape[2:])
         weights = None if weights is None else nearest(weights, logits.shape[2:])
@@ -55,6 +52,31 @@ def size_weighted_cross_entropy_and_gradient(
             normalizer=normalizer,
             dtype=np.float64,
         )
+    formula = partial(cross_entropy, label_smoothing=label_smoothing)
+    return pixel_loss_and_gradient(formula, logits, target, weights, ignore_index=ignore_index, **options)
+
+
+def cross_entropy(log_p: Array, one_hot: Array, class_weight: Array, *, label_smoothing: float) -> tuple[Array, Array]:
+    """Loss and its derivatives in `log_p [B, C, H, W]`: `-sum_c share_c * log p_c`."""
+    share = ((1 - label_smoothing) * one_hot + label_smoothing / log_p.shape[1]) * class_weight[:, None, None]
+    return -(share * log_p).sum(1), -share
+
+
+def pixel_loss_and_gradient(
+    formula: Callable[[Array, Array, Array], tuple[Array, Array]],
+    logits: Array,
+    target: Array,
+    weights: Array,
+    *,
+    class_weight: Array | None = None,
+    ignore_index: int | None = 255,
+    align_corners: bool = False,
+    normalize: str = "weights",
+    reduction: str = "mean",
+    upstream: Array | None = None,
+) -> tuple[Array, NDArray[np.float64]]:
+    """A pixel loss that is a function of the log-probabilities, and the gradient of its product with `upstream`."""
+    logits = logits.astype(np.float64)
     classes = logits.shape[1]
     cw = np.ones(classes) if class_weight is None else class_weight.astype(np.float64)
     valid = np.full(target.shape, True) if ignore_index is None else target != ignore_index
@@ -65,18 +87,18 @@ def size_weighted_cross_entropy_and_gradient(
     z = np.einsum("Yy,bcyx,Xx->bcYX", rows, logits, columns, optimize=True)
     largest = z.max(1, keepdims=True)
     log_p = z - largest - np.log(np.exp(z - largest).sum(1, keepdims=True))
-    # Each pixel's loss is -sum_c share_c * log p_c.
     one_hot = np.moveaxis(np.eye(classes)[hit], -1, 1)  # [B, C, H, W]
-    share = ((1 - label_smoothing) * one_hot + label_smoothing / classes) * cw[:, None, None]
+    loss, slope = formula(log_p, one_hot, cw)
     weight = np.where(valid, weights.astype(np.float64), 0)
-    loss = weight * -(share * log_p).sum(1)
+    loss = weight * loss
 
     scale: Any = 1.0
     if reduction == "mean":
         count = {"weights": (weight * cw[hit]).sum(), "valid": valid.sum(), "pixels": valid.size}[normalize]
         scale = 1 / count if count else 1.0
     per_pixel = (1.0 if upstream is None else upstream) * scale * weight
-    slope = (np.exp(log_p) * share.sum(1, keepdims=True) - share) * per_pixel[:, None]
+    # d log p_k / dz_c = [c = k] - p_c
+    slope = (slope - np.exp(log_p) * slope.sum(1, keepdims=True)) * per_pixel[:, None]
     gradient = np.einsum("Yy,bcYX,Xx->bcyx", rows, slope, columns, optimize=True)
     return (loss if reduction == "none" else loss.sum() * scale), gradient
 

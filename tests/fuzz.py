@@ -152,11 +152,11 @@ def check_scene(seed: int, largest: int = 40, stretch: int = 1) -> int:
 
 
 def padded(matches: list[list[tuple[int, ...]]]) -> list[np.ndarray]:
-    """The columns `[B, N]` of rows per image: class, area, void area, instance's area, intersection."""
-    columns = np.zeros((5, len(matches), max(map(len, matches), default=0)), np.int64)
+    """The columns `[B, N]` of rows per image: class, area, void area, instance's area, intersection, union."""
+    columns = np.zeros((6, len(matches), max(map(len, matches), default=0)), np.int64)
     columns[0] = -1
     for i, rows in enumerate(matches):
-        columns[:, i, : len(rows)] = np.array(rows, np.int64).reshape(-1, 5).T
+        columns[:, i, : len(rows)] = np.array(rows, np.int64).reshape(-1, 6).T
     return [columns[0].astype(np.int32), *columns[1:]]
 
 

@@ -13,8 +13,9 @@ import math
 import numpy as np
 
 from fastia.engine.inference import bootstrap
-from fastia.engine.results import COLUMNS, SCORES, STANDARD_SCORES, Score, plain_value, taking_part, terms
-from fastia.scores import SIZE_BOUNDS
+from fastia.engine.results import COLUMNS, STANDARD_SCORES, columns_of
+from fastia.metrics.registry import SIZE_BOUNDS, Ratio, taking_part, terms
+from fastia.metrics.standard import RATIOS
 
 POPULATION = 60_000
 SCENES = {"6 even classes": (6, 0.0), "20 even classes": (20, 0.0), "20 uneven classes": (20, 0.7)}
@@ -71,16 +72,16 @@ def coverage(
     held = dict.fromkeys(scores, 0)
     for repeat in range(repeats):
         sums = everything[rng.integers(len(everything), size=images)]
-        sampled = [[[terms(sums, SCORES[name])]] for name in scores]
+        sampled = [[[terms(columns_of(sums), RATIOS[name])]] for name in scores]
         found = bootstrap(sampled, [], resamples=resamples, seed=repeat)
         for name, ((interval,), _) in zip(scores, found, strict=True):
-            held[name] += interval.low <= whole(total, sums, SCORES[name]) <= interval.high
+            held[name] += interval.low <= whole(total, sums, RATIOS[name]) <= interval.high
     return {name: count / repeats for name, count in held.items()}
 
 
-def whole(total: np.ndarray, sums: np.ndarray, score: Score) -> float:
+def whole(total: np.ndarray, sums: np.ndarray, score: Ratio) -> float:
     """The score of the population's sums over the classes that a sample has."""
-    return plain_value(terms(total, score, taking_part(sums, score)))
+    return terms(columns_of(total), score, taking_part(columns_of(sums), score)).value
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from fastia.data import png
+from fastia.data.problems import FileProblems
 from fastia.engine import analyze
 from fastia.engine.analyze import analyze_dataset
-from fastia.engine.evaluate import EvaluationError
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_table_fits_80_columns(dataset) -> None:
 
 def test_bad_files_are_listed(dataset) -> None:
     (dataset / "SegmentationObject/one.png").unlink()
-    with pytest.raises(EvaluationError, match=r"SegmentationObject/one.png: missing"):
+    with pytest.raises(FileProblems, match=r"SegmentationObject/one.png: missing"):
         analyze_dataset(dataset, "val")
 
 

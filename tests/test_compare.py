@@ -18,8 +18,9 @@ from fastia.data import png
 from fastia.data.shapes import make_shapes
 from fastia.engine.compare import compare
 from fastia.engine.inference import bootstrap, holm, spearman, spearman_interval, swap_tests
-from fastia.engine.results import SCORES, STANDARD_SCORES, Terms, read_result, terms
-from fastia.extra import EXTRAS
+from fastia.engine.results import SCORES, STANDARD_SCORES, columns_of, read_result
+from fastia.metrics.further import SCORES as EXTRAS
+from fastia.metrics.registry import Terms, terms
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,9 @@ def test_methods_that_differ_by_chance_are_told_apart_in_5_percent_of_samples() 
     rng = np.random.default_rng(0)
     pairs = []
     for _ in range(300):
-        first, second = (terms(everything[rng.integers(4000, size=60)], SCORES["ia_miou"]) for _ in range(2))
+        first, second = (
+            terms(columns_of(everything[rng.integers(4000, size=60)]), SCORES["ia_miou"]) for _ in range(2)
+        )
         pairs.append(([first], [second]))
     p_values = swap_tests(pairs, resamples=499, seed=0)
     assert 0.02 < np.mean(np.array(p_values) <= 0.05) < 0.09  # 0.05 and 3 standard errors

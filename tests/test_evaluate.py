@@ -17,6 +17,7 @@ import fastia
 from fastia.data import png, voc
 from fastia.data.shapes import make_shapes
 from fastia.engine import evaluate, report
+from fastia.engine.compare import compare
 
 NAMES = ("one", "two", "three")
 
@@ -103,6 +104,25 @@ def test_number_of_threads_changes_nothing(tmp_path) -> None:
     options = {"classes": tmp_path / "classes.txt", "split": "all"}
     one, four = (report.as_dict(score(tmp_path, jobs=jobs, **options)) for jobs in (1, 4))
     assert one == four
+
+
+def test_absent_classes_of_folders_and_of_their_comparison(dataset) -> None:
+    target = np.zeros((20, 30), np.uint8)
+    target[:9] = 1
+    preds = target.copy()
+    preds[15, :3] = 2  # absent from the ground truth
+    for name in NAMES:
+        write_image(dataset, name, target, target, preds)
+    paths = {}
+    for absent_classes, classes in (("skip", 2), ("zero", 3)):
+        paths[absent_classes] = dataset / f"{absent_classes}.json"
+        found = score(dataset, json=paths[absent_classes], absent_classes=absent_classes)
+        assert found.scores["miou"] == pytest.approx((327 / 330 + 1) / classes)
+        assert compare({"ours": paths[absent_classes]}, resamples=99).scores["ours"]["miou"].value == pytest.approx(
+            found.scores["miou"]
+        )
+    with pytest.raises(ValueError, match="differ in absent_classes: skip against zero"):
+        compare(paths)
 
 
 def test_json_holds_scores_and_the_contribution_of_each_image(dataset) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 import fastia
-from fastia import ewc as module
+from fastia.losses import ewc as module
 
 STRENGTH = 3.0
 

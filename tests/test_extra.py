@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 import fastia
 from fastia import InstanceAwareIoU, cli, reference
 from fastia.data.png import read_ids
-from fastia.extra import EXTRAS
 from fastia.functional import instance_matches
+from fastia.metrics.further import SCORES as EXTRAS
 
 CLASSES = 5
 SQUARE = np.ones((3, 3))
@@ -83,7 +83,8 @@ def definitions(data: list[Image], classes: int, protocol: str) -> dict[str, flo
     instance_iou = defaultdict(list)
     for i, (preds, target, instances) in enumerate(data):
         valid = target != 255
-        void = (instances == 255) | (~valid if protocol == "exact" else False)
+        either = (instances == 255) | ~valid  # void of either map
+        void = either if protocol == "exact" else instances == 255  # of the records
         for c in range(classes):
             truth, found = (target == c) & valid, (preds == c) & valid
             if truth.any():
@@ -94,7 +95,7 @@ def definitions(data: list[Image], classes: int, protocol: str) -> dict[str, flo
                 continue
             masks = [(instances == k) & ~void for k in np.unique(instances[~void & (instances > 0)])]
             masks = [mask for mask in masks if (mask & valid).any() and target[mask & valid].max() == c]
-            labels, count = components((preds == c) & ~(void if protocol == "exact" else False), protocol)
+            labels, count = components(preds == c, protocol)
             false_pixels = int((found & ~truth).sum())
             weighted[c][3] += false_pixels
             all_pixels = sum(int(mask.sum()) for mask in masks)
@@ -105,8 +106,9 @@ def definitions(data: list[Image], classes: int, protocol: str) -> dict[str, flo
                 weighted[c][1] += 1
                 weighted[c][2] += area
                 instance_iou[c].append(hit / (area + area / all_pixels * false_pixels))
-                best = [(labels == k) & ~void for k in np.unique(labels[mask & (labels > 0)])]
-                best = [((part & mask).sum() / (part | mask).sum(), part) for part in best]
+                segment = mask & ~either
+                best = [(labels == k) & ~either for k in np.unique(labels[segment & (labels > 0)])]
+                best = [((part & segment).sum() / (part | segment).sum(), part) for part in best]
                 iou, part = max(best, default=(0, None), key=lambda each: each[0])
                 cell = segments[c, size_of(area)]
                 if iou > 0.5:
@@ -117,9 +119,14 @@ def definitions(data: list[Image], classes: int, protocol: str) -> dict[str, flo
                     cell[2] += 1
             for k in unmatched:
                 part = labels == k
-                area, hidden = int((part & ~void).sum()), int((part & void).sum())
+                area, hidden = int((part & ~either).sum()), int((part & either).sum())
                 if area and hidden <= area:
                     segments[c, size_of(area)][1] += 1
+
+    for c in range(1, classes):  # stuff has no segments
+        if not weighted[c][1] and any(((target == c) & (target != 255)).any() for _, target, _ in data):
+            for size in ("small", "medium", "large"):
+                segments.pop((c, size), None)
 
     def cells(c: int, sizes: tuple[str, ...]) -> np.ndarray:
         return np.sum([segments[c, size] for size in sizes], 0)
@@ -200,6 +207,99 @@ def test_panoptic_quality_equals_that_of_torchmetrics() -> None:
     found = score(data, protocol="exact")
     for i, name in enumerate(("pq", "sq", "rq")):
         np.testing.assert_allclose(found[f"{name}_per_class"][1:], expected[:, i], rtol=1e-6)  # it is of float32
+
+
+def panoptic_segments(ids: np.ndarray, instances: np.ndarray) -> dict[int, tuple[int, np.ndarray]]:
+    """By number: class, the largest id under it off void, and pixels of each instance that has one."""
+    found = {}
+    for k in np.unique(instances[instances > 0]).tolist():
+        if (instances == k).any() and (ids[instances == k] > 0).any():
+            found[k] = int(ids[instances == k].max()), instances == k
+    return found
+
+
+def panoptic_definition(data: list[Image], classes: int, protocol: str) -> dict[int, list[float]]:
+    """By class TP, FP, FN and the sum of IoU, as panopticapi counts them: segments of truth and prediction are told by
+    their ids, void is the id 0 of the truth, and only its overlap with a predicted segment is known of it."""
+    counts: dict[int, list[float]] = {c: [0, 0, 0, 0.0] for c in range(1, classes)}
+    for preds, target, instances in data:
+        void = (target == 255) | (instances == 255)
+        truth = panoptic_segments(np.where(void, 0, target), np.where(void, 0, instances))
+        predicted = []
+        for c in range(1, classes):
+            labels, count = components(preds == c, protocol)
+            predicted += [(c, labels == j) for j in range(1, count + 1)]
+        matched = set()
+        for c, segment in predicted:
+            area, on_void = int(segment.sum()), int((segment & void).sum())
+            true_positive = False
+            for k, (truth_class, pixels) in truth.items():
+                intersection = int((segment & pixels).sum())
+                union = area + int(pixels.sum()) - intersection - on_void
+                if truth_class == c and intersection and intersection / union > 0.5:
+                    counts[c][0] += 1
+                    counts[c][3] += intersection / union
+                    matched.add(k)
+                    true_positive = True
+            if not true_positive and on_void / area <= 0.5:
+                counts[c][1] += 1
+        for k, (truth_class, _) in truth.items():
+            counts[truth_class][2] += k not in matched
+    return counts
+
+
+@pytest.mark.parametrize("protocol", ["wacv2024", "exact"])
+def test_panoptic_quality_follows_panopticapi_on_void(protocol) -> None:
+    checked = void_components = 0
+    for seed in range(250):
+        rng = np.random.default_rng((11, seed))
+        (data,) = images(1, seed, *rng.integers(24, 60, 2).tolist())
+        preds, target, instances = (ids.copy() for ids in data)
+        for ids in (target, instances, target, instances):  # void of each map alone, and thin
+            y, x = rng.integers(0, target.shape, 2)
+            ids[y : y + rng.integers(1, 12), x : x + rng.integers(1, 12)] = 255
+        scattered = rng.random(target.shape) < 0.05
+        preds[scattered] = rng.integers(0, CLASSES, target.shape)[scattered]
+        found = score([(preds, target, instances)], protocol=protocol)
+        void = (target == 255) | (instances == 255)
+        for c, (positive, false, missed, iou) in panoptic_definition(
+            [(preds, target, instances)], CLASSES, protocol
+        ).items():
+            if positive + missed == 0 and ((target == c) & (target != 255)).any():
+                continue  # stuff has no panoptic quality; panopticapi knows it from a list of classes
+            segments = positive + false / 2 + missed / 2
+            expected = iou / segments if segments else math.nan
+            assert found["pq_per_class"][c].item() == pytest.approx(expected, rel=0, abs=1e-9, nan_ok=True), (seed, c)
+            expected = positive / segments if segments else math.nan
+            assert found["rq_per_class"][c].item() == pytest.approx(expected, rel=0, abs=1e-12, nan_ok=True)
+            checked += 1
+        void_components += int((void & (preds > 0)).any())
+    assert checked > 700
+    assert void_components > 200
+
+
+@pytest.mark.parametrize("protocol", ["wacv2024", "exact"])
+def test_stuff_has_no_instance_scores_and_a_perfect_prediction_scores_1(protocol) -> None:
+    target, instances = np.zeros((2, 64, 64), np.uint8)
+    target[:30] = 1  # sky, stuff
+    target[40:60, 10:30], instances[40:60, 10:30] = 2, 1  # a car
+    target[0, :9] = 255  # void in the target alone, as in Cityscapes
+    metric = InstanceAwareIoU(3, protocol=protocol, extra=EXTRAS)
+    metric.update(target, target, instances)
+    found = metric.compute()
+    ones = ("miou", "ia_miou", "ia_miou_penalized", "ia_miou_penalized_small", "pq", "sq", "rq", "component_f1")
+    assert {name: found[name].item() for name in ones} == dict.fromkeys(ones, 1)
+    assert torch.isnan(found["pq_per_class"][1])
+    worse = target.copy()
+    worse[45, 50:60] = 1  # a false piece of sky
+    metric = InstanceAwareIoU(3, protocol=protocol, extra=EXTRAS)
+    metric.update(worse, target, instances)
+    found = metric.compute()
+    assert {name: found[name].item() for name in ones[3:]} == dict.fromkeys(ones[3:], 1)
+    assert found["ia_miou_penalized"] == found["ia_miou"] > 0.99  # the piece is missing in the background
+    assert found["unmatched_per_class"].tolist() == [0, 1, 0]  # listed all the same
+    metric.update(target, target, (target == 1).astype(np.uint8))  # one instance of it anywhere: no stuff any more
+    assert metric.compute()["ia_miou_penalized"] < 1
 
 
 def test_components_match_as_in_the_reference() -> None:

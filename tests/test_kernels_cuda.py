@@ -24,7 +24,7 @@ from fastia import checks, ops_cuda, reference
 from fastia.functional_instances import instance_overlaps
 from fastia.kernels import cuda, cuda_iou_plan, cuda_plan
 from fastia.kernels.cuda_plan import ComponentOptions, Launch, Masks
-from fastia.scores import tally
+from fastia.metrics import tally
 
 OPTIONS = (8, 0, 255)  # connectivity, background, ignore_index
 STREAM = 4321
@@ -345,7 +345,7 @@ def test_instances_are_added_to_sums_in_place(cupy):
         if options["num_classes"] is None:
             continue
         records, confusion = expected_of(arrays, options)
-        chosen = {name: options[name] for name in ("num_classes", "background", "protocol")}
+        chosen = {name: options[name] for name in ("num_classes", "background")}
         sums = [torch.ones(3, options["num_classes"], 4, dtype=torch.int64), torch.ones(confusion.shape[1:]).long()]
         given = [value for name, value in options.items() if name != "num_classes"]
         ops_cuda.add_instances(*arrays, *given, seed % 2 == 0, *sums)

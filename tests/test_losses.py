@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import fastia
 from fastia import ops_loss, reference_loss
 from fastia.kernels import cpu_loss
+from fastia.options import LossOptions
 
 ops = torch.ops.fastia
 loss_of = fastia.size_weighted_cross_entropy
@@ -243,19 +244,22 @@ def test_strides_of_logits_make_no_difference(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("shape", [(1, 21, 33, 9), (3, 5, 2, 40), (2, 7, 40, 20)])
 def test_threads_make_no_difference(shape: tuple[int, ...]) -> None:
     logits, target, weights = random_problem(shape=shape, size=(61, 50))
-    options = {"label_smoothing": 0.1, "ignore_index": 255, "align_corners": False}
-    one = cpu_loss.upsample_cross_entropy(logits, target, weights, None, threads=1, **options)
+    options = LossOptions("cross_entropy", (0.1,), ignore_index=255)
+    one = cpu_loss.upsample_loss(logits, target, weights, None, options, threads=1)
     grad = torch.rand(target.shape, generator=torch.Generator().manual_seed(1))
-    slope = cpu_loss.upsample_cross_entropy_backward(grad, logits, target, weights, None, one[1], threads=1, **options)
+    slope = cpu_loss.upsample_loss_backward(grad, logits, target, weights, None, one[1], options, threads=1)
     for threads in (2, 3, 7, 50):
-        many = cpu_loss.upsample_cross_entropy(logits, target, weights, None, threads=threads, **options)
+        many = cpu_loss.upsample_loss(logits, target, weights, None, options, threads=threads)
         assert all(torch.equal(a, b) for a, b in zip(one, many, strict=True))
         assert torch.equal(
             slope,
-            cpu_loss.upsample_cross_entropy_backward(
-                grad, logits, target, weights, None, one[1], threads=threads, **options
-            ),
+            cpu_loss.upsample_loss_backward(grad, logits, target, weights, None, one[1], options, threads=threads),
         )
+
+
+def test_unknown_pixel_loss_is_named() -> None:
+    with pytest.raises(NotImplementedError, match="the CPU kernels have no pixel loss hinge"):
+        cpu_loss.upsample_loss(*GOOD, None, LossOptions("hinge", ()))
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
@@ -371,6 +375,10 @@ def test_bad_input_is_named(change: dict[str, Any], error: type[Exception], mess
     arguments = {"logits": GOOD[0], "target": GOOD[1], "weights": GOOD[2], **change}
     with pytest.raises(error, match=message):
         loss_of(**arguments)
+
+
+def test_functional_has_the_loss_too() -> None:
+    assert fastia.functional.size_weighted_cross_entropy is loss_of
 
 
 def test_module_names_an_unknown_option() -> None:

@@ -13,7 +13,7 @@ import torch
 from torchmetrics import MetricCollection
 
 from fastia import InstanceAwareIoU
-from fastia.scores import SIZE_NAMES
+from fastia.metrics.registry import SIZE_NAMES
 
 CLASSES = 5
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -394,3 +394,19 @@ def test_plot_draws_several_results_over_their_steps(pyplot) -> None:
     _, axes = InstanceAwareIoU(CLASSES).plot(steps)
     lines = {line.get_label(): line.get_ydata() for line in axes.get_lines()}
     np.testing.assert_array_equal(lines["miou"], [step["miou"] for step in steps])
+
+
+def test_absent_classes_are_skipped_or_count_as_zero() -> None:
+    target, preds = np.zeros((2, 8, 8), np.uint8)
+    target[:4], preds[:4] = 1, 1
+    preds[6, 6] = 2  # predicted, but absent from the ground truth; class 3 is in neither
+    for absent_classes, iou_of_2 in (("skip", np.nan), ("zero", 0.0)):
+        metric = InstanceAwareIoU(4, absent_classes=absent_classes)
+        metric.update(preds, target)
+        found = metric.compute()
+        expected = [31 / 32, 1.0, iou_of_2, np.nan]
+        np.testing.assert_array_equal(found["iou_per_class"], expected)
+        assert found["miou"].item() == pytest.approx(np.nanmean(expected))
+        assert found["mean_accuracy"].item() == pytest.approx((31 / 32 + 1) / 2)
+    with pytest.raises(ValueError, match="absent_classes must be 'skip' or 'zero', got 'none'"):
+        InstanceAwareIoU(4, absent_classes="none")

@@ -166,14 +166,23 @@ def iou(preds, target, instances, **options):
     return reference.instance_iou(mask(preds), mask(target), mask(instances), **options)
 
 
-def test_component_through_void_is_split_under_exact():
-    found = iou("11111", "11x11", "11x22", protocol="exact")
-    assert found.iou.tolist() == [1, 1]
-    # One component covers both: each answers for half of the rest, which is none, and the void pixel is not counted.
-    assert iou("11111", "11x11", "11x22").iou.tolist() == [1, 1]
-    # With one instance missed, wacv2024 shares its pixels; exact does not connect them.
-    assert iou("11111", "11x..", "11x..", protocol="exact").iou.tolist() == [1]
+def test_void_cuts_no_component():
+    for protocol in ("wacv2024", "exact"):
+        # One component covers both: each answers for half of the rest, which is none, and void pixels do not count.
+        assert iou("11111", "11x11", "11x22", protocol=protocol).iou.tolist() == [1, 1]
+        # What lies beyond the void belongs to the component that meets the instance, and is no false one.
+        found = iou("11111", "11x..", "11x..", protocol=protocol)
+        assert found.iou[found.instance_id == 1] == 2 / 4
+        assert found.unmatched_count == 0
     assert iou("11111", "11x..", "11x..").iou.tolist() == [0, 2 / 4]
+
+
+def test_other_is_what_lies_on_other_instances_of_the_class_under_exact():
+    # A pixel of class 1 under instance 2, whose class is 2, is no overlap with an instance of class 1.
+    assert iou("1111", "1112", "1122", protocol="exact").covered.tolist() == [2 + 2, 0]
+    assert iou("1111", "1112", "1122").covered.tolist() == [2 + 0, 0]  # wacv2024: 2 / 3 of 1, truncated
+    # A pixel of instance 2 of class 1 whose target is another one is an overlap all the same.
+    assert iou("1111", "111.", "1122", protocol="exact").covered.tolist() == [2, 2]
 
 
 def test_target_void_takes_part_under_wacv2024():
@@ -218,7 +227,12 @@ def test_class_of_an_instance_is_the_largest_target_id_under_it():
 
 def test_instance_without_a_class_has_no_record():
     assert iou("1.", "xx", "11").count == 0
-    assert iou("1.", "xx", "11").unmatched_area.tolist() == [1]
+    assert iou("1.", "xx", "11").unmatched_count == 0  # the target's void is void to components
+
+
+def test_instance_of_the_background_class_has_no_record_under_exact():
+    assert iou("..1", "...", ".11", protocol="exact").count == 0
+    assert iou("..1", "..1", ".12", protocol="exact").class_id.tolist() == [1]
 
 
 def test_instance_on_background_scores_predicted_background():
@@ -251,13 +265,39 @@ def test_without_instances_components_of_the_target_serve():
 
 def test_unmatched_in_raster_order_of_the_whole_component():
     # The component of class 2 begins in void, before that of class 1, and its area leaves void out.
-    found = iou("22133 2..33", ".....  ....3", "xx...  ....1")
-    assert (found.unmatched_class_id.tolist(), found.unmatched_area.tolist()) == ([2, 1], [1, 1])
+    found = iou("22133 22.33", ".....  ....3", "xx...  ....1")
+    assert (found.unmatched_class_id.tolist(), found.unmatched_area.tolist()) == ([2, 1], [2, 1])
 
 
 def test_component_in_void_alone_is_not_unmatched():
     for protocol in ("wacv2024", "exact"):
         assert iou("2..", "xx.", "xx.", protocol=protocol).unmatched_count == 0
+
+
+@pytest.mark.parametrize("protocol", ["wacv2024", "exact"])
+def test_a_component_that_is_void_by_more_than_half_is_not_unmatched(protocol):
+    assert iou("2222", "xx..", "....", protocol=protocol).unmatched_area.tolist() == [2]
+    assert iou("2222", "....", "xx..", protocol=protocol).unmatched_area.tolist() == [2]
+    assert iou("2222", "xxx.", "....", protocol=protocol).unmatched_count == 0
+    assert iou("2222", "x...", "xxx.", protocol=protocol).unmatched_count == 0
+    assert iou("2222", "x...", ".x..", protocol=protocol).unmatched_area.tolist() == [2]
+
+
+@pytest.mark.parametrize("protocol", ["wacv2024", "exact"])
+def test_a_component_on_a_pixel_of_its_class_is_not_unmatched(protocol):
+    assert iou("222", "..2", "...", protocol=protocol).unmatched_count == 0  # stuff: no instance there
+    assert iou("222", "..2", "..x", protocol=protocol).unmatched_area.tolist() == [2]  # but void of either map
+    assert iou("222", "33.", "11.", protocol=protocol).unmatched_area.tolist() == [3]
+    assert iou("2222", "2...", "11xx", protocol=protocol).unmatched_count == 0  # on its instance off the class's pixels
+
+
+def test_an_instance_met_on_void_alone_is_not_met():
+    # Under wacv2024 the component covers the instance where the target alone is void; it is a false one all the same.
+    found = iou("1111. 1111.", "2xx.. .....", "111.. .....", instance_ignore_index=None)
+    assert found.unmatched_area.tolist() == [6]
+    found = iou(".22 .22", "2x. ...", "11. ...")
+    assert (found.class_id.tolist(), found.covered.tolist()) == ([0, 2], [2, 1 + 3])
+    assert found.unmatched_area.tolist() == [3]
 
 
 def test_predictions_outside_the_classes_form_no_component():

@@ -10,7 +10,7 @@ import torch
 
 import fastia
 from fastia.functional import instance_overlaps
-from fastia.scores import scores, tally
+from fastia.metrics import scores, tally
 
 
 def squares(*sides: int) -> np.ndarray:
@@ -25,14 +25,10 @@ def squares(*sides: int) -> np.ndarray:
 
 def test_sizes_begin_at_32_and_96_pixels_a_side() -> None:
     mask = squares(31, 32, 95, 96)
-    count, unmatched, _ = tally(
-        fastia.instance_iou(np.zeros_like(mask), mask), num_classes=2, background=0, protocol="wacv2024"
-    )
+    count, unmatched, _ = tally(fastia.instance_iou(np.zeros_like(mask), mask), num_classes=2, background=0)
     assert count.tolist() == [[1, 0, 0, 0], [0, 1, 2, 1]]
     assert not unmatched.any()
-    count, unmatched, _ = tally(
-        fastia.instance_iou(mask, np.zeros_like(mask)), num_classes=2, background=0, protocol="wacv2024"
-    )
+    count, unmatched, _ = tally(fastia.instance_iou(mask, np.zeros_like(mask)), num_classes=2, background=0)
     assert unmatched.tolist() == [[0, 0, 0, 0], [0, 1, 2, 1]]
 
 
@@ -42,19 +38,19 @@ def test_background_has_no_size_under_wacv2024_and_is_no_instance_under_exact() 
     instances[:10] = 1  # an annotated object whose pixels are all background
     for protocol, expected in (("wacv2024", [[2, 0, 0, 0], [0, 0, 0, 0]]), ("exact", [[0] * 4] * 2)):
         result = fastia.instance_iou(target, target, instances, protocol=protocol)
-        assert tally(result, num_classes=2, background=0, protocol=protocol)[0].tolist() == expected
+        assert tally(result, num_classes=2, background=0)[0].tolist() == expected
 
 
 def test_without_background_class_0_has_sizes() -> None:
     target = np.zeros((40, 40), np.uint8)
     result = fastia.instance_iou(target, target, background=None)
-    assert tally(result, num_classes=1, background=None, protocol="wacv2024")[0].tolist() == [[0, 0, 1, 0]]
+    assert tally(result, num_classes=1, background=None)[0].tolist() == [[0, 0, 1, 0]]
 
 
 def test_tally_of_tensors_equals_that_of_arrays_and_of_single_images() -> None:
     rng = np.random.default_rng(0)
     preds, target, instances = rng.integers(0, 4, (3, 5, 20, 30))
-    arguments = {"num_classes": 4, "background": 0, "protocol": "wacv2024"}
+    arguments = {"num_classes": 4, "background": 0}
     whole = tally(fastia.instance_iou(*map(torch.from_numpy, (preds, target, instances))), **arguments)
     assert isinstance(whole, torch.Tensor)
     images = zip(preds, target, instances, strict=True)
@@ -97,5 +93,5 @@ def test_predictions_outside_the_classes_are_wrong_and_no_component() -> None:
 
 
 def test_importing_fastia_and_its_scores_does_not_import_torchmetrics() -> None:
-    code = "import sys, fastia, fastia.scores; sys.exit('torchmetrics' in sys.modules)"
+    code = "import sys, fastia, fastia.metrics; sys.exit('torchmetrics' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -22,12 +22,15 @@ from triton.compiler import ASTSource
 
 from fastia.kernels import triton as kernels
 from fastia.kernels import triton_kernels
+from fastia.kernels.triton_losses import PIXEL_LOSSES
+from fastia.options import LossOptions
 
 ARCHITECTURES = (80, 90, 100)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 KERNELS = ("forward", "argmax", "pixel", "backward", "backward_same_size")
 LOOPS = ("forward", "backward")  # most of the time is spent here
-POINTERS = {"target": "i64", "labels": "i16", "row_used": "i32", "out": "u8", "log_sum_exp": "fp64"}
+OPTIONAL = ("weights", "class_weight", "class_weight_sum", "class_factor")  # tensors that may be absent
+POINTERS = {"target": "i64", "labels": "i16", "row_used": "i32", "out": "u8", "lse": "fp64"}
 
 pytestmark = pytest.mark.skipif(triton.knobs.runtime.interpret, reason="TRITON_INTERPRET=1 leaves nothing to compile")
 
@@ -42,11 +45,12 @@ def test_interpreted_kernels_agree_with_eager():
     assert re.search(r"^\d+ passed", run.stdout, re.MULTILINE), run.stdout[-500:]
 
 
-def resource_usage(kernel, architecture, dtype, **constants) -> dict[str, int]:
+def resource_usage(kernel, architecture, dtype, absent, **constants) -> dict[str, int]:
     """Registers, stack and local memory of a kernel, compiled to a cubin for a GPU that need not be there."""
     signature = {}
+    constants |= dict.fromkeys(absent)
     for parameter in kernel.params:
-        if parameter.is_constexpr:
+        if parameter.is_constexpr or parameter.name in absent:
             signature[parameter.name] = "constexpr"
         elif parameter.annotation_type:
             signature[parameter.name] = parameter.annotation_type
@@ -85,23 +89,30 @@ def variants():
                     for dtype in DTYPES:
                         telling = dtype == own_dtype and (block == 16 or (name in LOOPS and not wide))
                         if os.environ.get("FASTIA_TRITON_ALL") or (telling and (not wide or architecture == 90)):
-                            yield architecture, dtype, name, block, wide
+                            yield architecture, dtype, name, block, wide, False
+                            if name != "argmax" and architecture == 90 and not wide:
+                                yield architecture, dtype, name, block, wide, True
 
 
 @pytest.mark.usefixtures("_own_cache")
-@pytest.mark.parametrize(("architecture", "dtype", "name", "block", "wide"), list(variants()))
-def test_kernel_compiles_without_stack_or_local_memory(architecture, dtype, name, block, wide):
+@pytest.mark.parametrize(("architecture", "dtype", "name", "block", "wide", "plain"), list(variants()))
+def test_kernel_compiles_without_stack_or_local_memory(architecture, dtype, name, block, wide, plain):
+    loss = PIXEL_LOSSES["cross_entropy"]
     usage = resource_usage(
         getattr(triton_kernels, f"{name}_kernel"),
         architecture,
         dtype,
+        ("logits",) * (name == "pixel") + OPTIONAL * plain,
+        FORWARD=loss.forward,
+        BACKWARD=loss.backward,
         ALIGN_CORNERS=block == 8,
         WIDE=wide,
         CLASSES=block,
         PIXELS=kernels.PIXELS,
         CELLS=kernels.CELLS[block],
     )
-    print(f"sm_{architecture} {dtype} {name} block {block} {'64' if wide else '32'} bits: {usage['REG']} registers")
+    kind = f"{name} block {block} {'64' if wide else '32'} bits{' plain' if plain else ''}"
+    print(f"sm_{architecture} {dtype} {kind}: {usage['REG']} registers")
     assert usage["STACK"] == usage["LOCAL"] == 0
 
 
@@ -141,15 +152,16 @@ def launch(b, c, h, w, height, width, *, dtype=torch.float32, align_corners=Fals
     logits = torch.empty(b * c * h * w + offset, dtype=dtype)[offset:].view(b, c, h, w)
     target = torch.empty(b * height * width + offset, dtype=torch.uint8)[offset:].view(b, height, width)
     weights = None if plain else torch.empty(b, width, height).transpose(1, 2)
-    options = {
-        "label_smoothing": 0.0 if plain else 0.1,
-        "ignore_index": None if plain else -(2**40),
-        "align_corners": align_corners,
-    }
+    options = LossOptions(
+        "cross_entropy",
+        (0.0 if plain else 0.1,),
+        ignore_index=None if plain else -(2**40),
+        align_corners=align_corners,
+    )
     class_weight = None if plain else torch.ones(c)
-    _, lse, _ = kernels.upsample_cross_entropy(logits, target, weights, class_weight, **options)
+    _, lse, _ = kernels.upsample_loss(logits, target, weights, class_weight, options)
     grad = torch.ones(()) if plain else torch.ones(b, height, width)
-    kernels.upsample_cross_entropy_backward(grad, logits, target, weights, class_weight, lse, **options)
+    kernels.upsample_loss_backward(grad, logits, target, weights, class_weight, lse, options)
     kernels.upsample_argmax(logits, (height, width), align_corners=align_corners)
 
 
@@ -160,9 +172,15 @@ def test_sizes_strides_and_options_share_one_compilation(compilations):
     assert sorted(name for name, _ in first) == sorted(f"{name}_kernel" for name in KERNELS)
     launch(1, 9, 1, 1, 1, 7)
     launch(3, 24, 16, 32, 64, 128, offset=1)
+    launch(1, 16, 5, 6, 5, 6, offset=3)
+    assert compilations == first
     launch(16, 9, 1, 100, 3, 17, plain=True)
     launch(1, 16, 5, 6, 5, 6, plain=True, offset=3)
-    assert compilations == first
+    plain = set(compilations)
+    assert sorted(name for name, _ in plain - first) == sorted(f"{name}_kernel" for name in KERNELS if name != "argmax")
+    launch(2, 21, 65, 65, 129, 129, plain=True)
+    launch(1, 21, 8, 8, 8, 8, plain=True, offset=1)
+    assert compilations == plain
 
 
 def test_blocks_of_classes_dtypes_and_align_corners_compile_once_each(compilations):

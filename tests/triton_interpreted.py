@@ -18,7 +18,8 @@ from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder, 
 
 from fastia import ops_loss
 from fastia.kernels import triton as kernels
-from fastia.kernels import triton_interpolation, triton_kernels
+from fastia.kernels import triton_interpolation, triton_kernels, triton_losses
+from fastia.options import LossOptions
 
 IDS = (torch.uint8, torch.int16, torch.uint16, torch.int32, torch.int64)
 
@@ -39,7 +40,7 @@ def _fast_interpreter(monkeypatch):
     call = InterpretedFunction.__call__
 
     def call_patched(self, *args, **kwargs):
-        if self.fn.__globals__ in (vars(triton_kernels), vars(triton_interpolation)):
+        if self.fn.__globals__ in (vars(triton_kernels), vars(triton_interpolation), vars(triton_losses)):
             return self.rewrite()(*args, **kwargs)
         return call(self, *args, **kwargs)
 
@@ -58,6 +59,14 @@ def _bfloat16_rounds_to_nearest(monkeypatch):
         return TensorHandle(rounded.numpy().view(np.uint16), tl.bfloat16)
 
     monkeypatch.setattr(InterpreterBuilder, "create_fp_trunc", round_to_nearest)
+
+
+def cross_entropy(*tensors, label_smoothing, **options):
+    return kernels.upsample_loss(*tensors, LossOptions("cross_entropy", (label_smoothing,), **options))
+
+
+def cross_entropy_backward(*tensors, label_smoothing, **options):
+    return kernels.upsample_loss_backward(*tensors, LossOptions("cross_entropy", (label_smoothing,), **options))
 
 
 def strided(tensor: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -106,8 +115,8 @@ def check(logits, target, weights, class_weight, grad, **options):
     eager_loss, eager_gradient, *_ = eager(
         logits, target, ones(weights, target), class_weight, grad, logits.dtype, **options
     )
-    loss, lse, sums = kernels.upsample_cross_entropy(logits, target, weights, class_weight, **options)
-    gradient = kernels.upsample_cross_entropy_backward(grad, logits, target, weights, class_weight, lse, **options)
+    loss, lse, sums = cross_entropy(logits, target, weights, class_weight, **options)
+    gradient = cross_entropy_backward(grad, logits, target, weights, class_weight, lse, **options)
     assert loss.dtype == torch.float32
     assert lse.dtype == sums.dtype == torch.float64
     assert gradient.dtype == logits.dtype
@@ -125,6 +134,43 @@ def check(logits, target, weights, class_weight, grad, **options):
 
 def ones(weights, target):
     return torch.ones(target.shape) if weights is None else weights
+
+
+@triton.jit
+def squared(nll, scale, _):
+    return scale * nll * nll
+
+
+@triton.jit
+def squared_backward(nll, scale, _):
+    return 2 * scale * nll
+
+
+@pytest.mark.parametrize("size", [(11, 13), (4, 5)])
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_pixel_loss_may_be_any_function_of_the_likelihood(monkeypatch, size, align_corners):
+    """The cross-entropy is linear in it, so that its derivative does not read the logits again."""
+    loss = triton_losses.PixelLoss(squared, squared_backward, lambda parameters, num_classes: 0.0, True)
+    monkeypatch.setitem(triton_losses.PIXEL_LOSSES, "squared", loss)
+    torch.manual_seed(0)
+    logits = torch.randn(2, 9, 4, 5).requires_grad_()
+    target, weights, class_weight = torch.randint(0, 9, (2, *size)), torch.rand(2, *size), torch.rand(9)
+    target[:, 1:3] = 255
+    options = LossOptions("squared", (0.7,), align_corners=align_corners)
+    value, lse, _ = kernels.upsample_loss(logits.detach(), target, weights, class_weight, options)
+    grad = torch.randn(target.shape)
+    gradient = kernels.upsample_loss_backward(grad, logits.detach(), target, weights, class_weight, lse, options)
+    up = F.interpolate(logits.double(), size, mode="bilinear", align_corners=align_corners)
+    nll = F.cross_entropy(up, target, ignore_index=255, reduction="none")
+    expected = weights * class_weight[target.where(target < 9, 0)] * 0.7 * nll.square()
+    torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
+    (slope,) = torch.autograd.grad(expected, logits, grad.double())
+    torch.testing.assert_close(gradient, slope, rtol=1e-5, atol=1e-6)
+
+
+def test_unknown_pixel_loss_is_named():
+    with pytest.raises(NotImplementedError, match="the Triton kernels have no pixel loss hinge"):
+        kernels.upsample_loss(torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 3), None, None, LossOptions("hinge", ()))
 
 
 CONFIGURATIONS = int(os.environ.get("FASTIA_TRITON_CONFIGURATIONS", "40"))  # 0.4 s each
@@ -219,12 +265,10 @@ def test_nan_and_infinity_propagate_as_in_eager(value, size):
     options = {"label_smoothing": 0.1, "ignore_index": 255, "align_corners": False}
     grad = torch.ones(target.shape)
     expected, _, _, _ids = eager(logits, target, torch.ones(target.shape), None, grad, torch.float32, **options)
-    loss, lse, _ = kernels.upsample_cross_entropy(logits, target, None, None, **options)
+    loss, lse, _ = cross_entropy(logits, target, None, None, **options)
     torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=1e-6, equal_nan=True)
-    gradient = kernels.upsample_cross_entropy_backward(grad, logits, target, None, None, lse, **options)
-    clean = kernels.upsample_cross_entropy_backward(
-        grad, torch.zeros_like(logits), target, None, None, lse * 0, **options
-    )
+    gradient = cross_entropy_backward(grad, logits, target, None, None, lse, **options)
+    clean = cross_entropy_backward(grad, torch.zeros_like(logits), target, None, None, lse * 0, **options)
     # A pixel of low resolution whose outputs are all ignored has none of it.
     assert (gradient.isfinite() | (clean != 0)).all()
 
@@ -235,7 +279,7 @@ def test_large_and_far_apart_logits_neither_overflow_nor_vanish():
     logits[0, 30, 0] = -3e4
     logits[0, :20, 1, 1] = float("-inf")
     target = torch.full((1, 3, 3), 30)
-    _loss, lse, _ = kernels.upsample_cross_entropy(
+    _loss, lse, _ = cross_entropy(
         logits, target, None, None, label_smoothing=0.0, ignore_index=None, align_corners=True
     )
     up = F.interpolate(logits.double(), (3, 3), mode="bilinear", align_corners=True)
@@ -249,9 +293,9 @@ def test_a_shift_of_all_logits_costs_no_digits():
     options = {"label_smoothing": 0.3, "ignore_index": None, "align_corners": False}
     results = []
     for shifted in (logits, logits + 512):
-        loss, lse, _ = kernels.upsample_cross_entropy(shifted, target, None, None, **options)
+        loss, lse, _ = cross_entropy(shifted, target, None, None, **options)
         grad = torch.ones(())
-        gradient = kernels.upsample_cross_entropy_backward(grad, shifted, target, None, None, lse, **options)
+        gradient = cross_entropy_backward(grad, shifted, target, None, None, lse, **options)
         results.append((loss, gradient))
     torch.testing.assert_close(results[1], results[0], rtol=2e-6, atol=1e-7)
 
@@ -262,16 +306,16 @@ def test_gradient_is_exactly_zero_where_all_covering_pixels_are_ignored():
     target = torch.full((2, 24, 24), 255, dtype=torch.uint8)
     target[0, :4, :4] = 1
     options = {"label_smoothing": 0.1, "ignore_index": 255, "align_corners": False}
-    loss, lse, sums = kernels.upsample_cross_entropy(logits, target, None, None, **options)
-    gradient = kernels.upsample_cross_entropy_backward(torch.ones(()), logits, target, None, None, lse, **options)
+    loss, lse, sums = cross_entropy(logits, target, None, None, **options)
+    gradient = cross_entropy_backward(torch.ones(()), logits, target, None, None, lse, **options)
     assert (gradient[0, :, :2, :2] != 0).all()
     gradient[0, :, :2, :2] = 0
     assert not gradient.any()
     assert sums[2] == 16
 
     target[:] = 255
-    loss, lse, sums = kernels.upsample_cross_entropy(logits, target, None, None, **options)
-    gradient = kernels.upsample_cross_entropy_backward(torch.ones(()), logits, target, None, None, lse, **options)
+    loss, lse, sums = cross_entropy(logits, target, None, None, **options)
+    gradient = cross_entropy_backward(torch.ones(()), logits, target, None, None, lse, **options)
     assert not loss.any()
     assert not sums.any()
     assert not gradient.any()
@@ -302,9 +346,9 @@ def test_results_do_not_depend_on_strips_or_index_width(monkeypatch):
     options = {"label_smoothing": 0.1, "ignore_index": 255, "align_corners": False}
 
     def results():
-        loss, lse, sums = kernels.upsample_cross_entropy(logits, target, None, None, **options)
+        loss, lse, sums = cross_entropy(logits, target, None, None, **options)
         grad = torch.linspace(-1, 1, target.numel()).reshape(target.shape)
-        gradient = kernels.upsample_cross_entropy_backward(grad, logits, target, None, None, lse, **options)
+        gradient = cross_entropy_backward(grad, logits, target, None, None, lse, **options)
         return loss, lse, sums, gradient, kernels.upsample_argmax(logits, (12, 9), align_corners=False)
 
     expected = results()
@@ -318,10 +362,10 @@ def test_nothing_to_average_gives_zeros(shape):
     logits = torch.randn(shape)
     target = torch.zeros((shape[0], 0, 5), dtype=torch.uint8)
     options = {"label_smoothing": 0.0, "ignore_index": None, "align_corners": False}
-    loss, lse, sums = kernels.upsample_cross_entropy(logits, target, None, None, **options)
+    loss, lse, sums = cross_entropy(logits, target, None, None, **options)
     assert loss.shape == lse.shape == target.shape
     assert not sums.any()
-    gradient = kernels.upsample_cross_entropy_backward(torch.ones(()), logits, target, None, None, lse, **options)
+    gradient = cross_entropy_backward(torch.ones(()), logits, target, None, None, lse, **options)
     assert gradient.shape == logits.shape
     assert not gradient.any()
     assert kernels.upsample_argmax(logits, (0, 5), align_corners=False).shape == target.shape

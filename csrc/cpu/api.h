@@ -21,6 +21,8 @@ int32_t guarded(fastia_error* error, Body body) {
     } catch (const NegativeWeight& negative) {
         *error = {0, negative.index};
         return FASTIA_NEGATIVE_WEIGHT;
+    } catch (const UnknownLoss&) {
+        return FASTIA_UNKNOWN_LOSS;
     } catch (const TooManyComponents&) {
         return FASTIA_TOO_MANY_COMPONENTS;
     } catch (const std::bad_alloc&) {

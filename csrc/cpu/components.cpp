@@ -26,7 +26,7 @@ namespace {
 
 Formation formation_of(const fastia_options& options) {
     Formation formation;
-    formation.diagonal = options.connectivity == 8;
+    formation.connectivity = options.connectivity;
     formation.background = options.background;
     return formation;
 }

@@ -23,7 +23,8 @@ enum fastia_status {
     FASTIA_INVALID_ID,
     FASTIA_OUT_OF_MEMORY,
     FASTIA_TOO_MANY_COMPONENTS,
-    FASTIA_NEGATIVE_WEIGHT
+    FASTIA_NEGATIVE_WEIGHT,
+    FASTIA_UNKNOWN_LOSS
 };
 enum fastia_protocol { FASTIA_WACV2024, FASTIA_EXACT };
 enum fastia_normalizer { FASTIA_PER_CLASS, FASTIA_FOREGROUND };
@@ -92,11 +93,13 @@ FASTIA_API void fastia_instances_copy(const fastia_instance_table* table, int64_
                                       double* iou);
 FASTIA_API void fastia_unmatched_copy(const fastia_instance_table* table, int64_t capacity, int32_t* class_id,
                                       int64_t* area);
-// Every predicted component of a foreground class with non-void pixels, in raster order: count [B], and [B, capacity]
-// each. Area and intersection of the instance of its class with which it has an IoU above 1/2, or 0.
+// Every predicted component of a foreground class with pixels void in neither map, in raster order: count [B], and
+// [B, capacity] each. Of the instance of its class with which it has an IoU above 1/2 off void: its area in its record,
+// and the pixels off void of both and of either; or 0.
 FASTIA_API void fastia_matches_count(const fastia_instance_table* table, int32_t* count);
 FASTIA_API void fastia_matches_copy(const fastia_instance_table* table, int64_t capacity, int32_t* class_id,
-                                    int64_t* area, int64_t* void_area, int64_t* instance_area, int64_t* intersection);
+                                    int64_t* area, int64_t* void_area, int64_t* instance_area, int64_t* intersection,
+                                    int64_t* union_area);
 FASTIA_API void fastia_instances_free(fastia_instance_table* table);
 
 // Logits or their gradient, [B, C, h, w], strides in bytes; dtype is a fastia_float.
@@ -107,27 +110,28 @@ typedef struct {
     int32_t dtype;
 } fastia_logits;
 
-// The cross-entropy of logits upsampled bilinearly to the size of the target. Floats other than the logits are float64
+// A pixel loss of logits upsampled bilinearly to the size of the target. Floats other than the logits are float64
 // where these are, else float32.
 typedef struct {
+    const char* name;          // "cross_entropy"
+    const double* parameters;  // those of the pixel loss; of the cross-entropy: label smoothing
     fastia_logits logits;
     fastia_maps target;
     const void* weights;       // [B, H, W], or null: 1
     const void* class_weight;  // [C], or null: 1
-    double label_smoothing;
     fastia_id ignore_index;
     int32_t align_corners;
     int32_t threads;
-} fastia_cross_entropy;
+} fastia_pixel_loss;
 
 // Fills loss and lse [B, H, W] (0 where ignored) and sums [3]: of the loss, of weight * class_weight over the pixels
 // that are not ignored, and their number.
-FASTIA_API int32_t fastia_upsample_cross_entropy(const fastia_cross_entropy* problem, void* loss, double* lse,
-                                                 double* sums, fastia_error* error);
+FASTIA_API int32_t fastia_upsample_loss(const fastia_pixel_loss* problem, void* loss, double* lse, double* sums,
+                                        fastia_error* error);
 // `grad` is the gradient of each pixel's loss, [B, H, W] with strides in bytes, all 0 for one value.
-FASTIA_API int32_t fastia_upsample_cross_entropy_backward(const fastia_cross_entropy* problem, const void* grad,
-                                                          const int64_t* grad_strides, const double* lse,
-                                                          const fastia_logits* grad_logits, fastia_error* error);
+FASTIA_API int32_t fastia_upsample_loss_backward(const fastia_pixel_loss* problem, const void* grad,
+                                                 const int64_t* grad_strides, const double* lse,
+                                                 const fastia_logits* grad_logits, fastia_error* error);
 // Fills ids [B, height, width]: uint8 for up to 256 classes, else int32.
 FASTIA_API int32_t fastia_upsample_argmax(const fastia_logits* logits, int64_t height, int64_t width,
                                           int32_t align_corners, int32_t threads, void* ids, fastia_error* error);

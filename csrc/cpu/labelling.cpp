@@ -28,7 +28,6 @@ Participants<Id> participants(const Map& map, const Formation& formation) {
     ids.background_mask = mask(holds(formation.background));
     ids.limit = static_cast<Id>(holds(formation.num_classes) ? formation.num_classes.value : 0);
     ids.limit_mask = mask(holds(formation.num_classes));
-    ids.diagonal = formation.diagonal;
     return ids;
 }
 
@@ -117,11 +116,29 @@ void number_components(Strip& strip) {
     strip.components = next;
 }
 
-void scan_row(const RowKernels& kernels, RowScan<uint8_t>& row, const Participants<uint8_t>& ids) {
-    kernels.scan_uint8(row, ids);
+uint32_t find_runs(const RowKernels& kernels, const RunRow<uint8_t>& row, const Participants<uint8_t>& ids,
+                   uint32_t position, uint32_t* starts, uint32_t* parents) {
+    return kernels.find_runs_uint8(row, ids, position, starts, parents);
 }
-void scan_row(const RowKernels& kernels, RowScan<int32_t>& row, const Participants<int32_t>& ids) {
-    kernels.scan_int32(row, ids);
+uint32_t find_runs(const RowKernels& kernels, const RunRow<int32_t>& row, const Participants<int32_t>& ids,
+                   uint32_t position, uint32_t* starts, uint32_t* parents) {
+    return kernels.find_runs_int32(row, ids, position, starts, parents);
+}
+uint32_t touching_pairs(const RowKernels& kernels, const RunRow<uint8_t>& row, const RunRow<uint8_t>& earlier,
+                        bool corners, RunPair* pairs) {
+    return kernels.touching_pairs_uint8(row, earlier, corners, pairs);
+}
+uint32_t touching_pairs(const RowKernels& kernels, const RunRow<int32_t>& row, const RunRow<int32_t>& earlier,
+                        bool corners, RunPair* pairs) {
+    return kernels.touching_pairs_int32(row, earlier, corners, pairs);
+}
+
+// A row as the reader has it.
+template <class Id>
+RunRow<Id> run_row(const Row& read, int64_t width, uint32_t first_run, uint64_t* edges, uint64_t* taking_part) {
+    RunRow<Id> row{nullptr, width, read.padded, first_run, edges, taking_part};
+    read.get(&row.ids);
+    return row;
 }
 
 template <class Id>
@@ -141,30 +158,25 @@ class StripScan {
         uint32_t* component = strip_.component.reserve(kFirstComponent + width + kListPadding);
         component[kNoComponent] = kNoComponent;
         component[kBackground] = kBackground;
-        const Id* above = nullptr;
+        taking_part_.reserve(words);
+        RunRow<Id> above{};
         for (int64_t y = strip_.begin; y < strip_.end; ++y) {
             const int64_t r = y - strip_.begin;
-            if (r == 1) pairs_.reserve(2 * width + kListPadding);
-            RowScan<Id> row{};
-            const Row current = reader.read(y);
-            current.get(&row.current);
-            row.padded = current.padded;
-            row.above = above;
-            row.edges_above = r ? strip_.edges.data() + (r - 1) * words : nullptr;
-            row.width = width;
-            row.position = static_cast<uint32_t>(r * width);
-            row.first_above = r ? strip_.first_run[r - 1] : 0;
-            row.first_current = runs;
-            row.edges = strip_.edges.data() + r * words;
-            row.starts = strip_.start.reserve(runs + width + kListPadding) + runs;
-            row.pairs = pairs_.data();
-            row.parents = strip_.component.reserve(runs + width + kListPadding) + runs;
-            scan_row(kernels_, row, ids_);
+            const RunRow<Id> row =
+                run_row<Id>(reader.read(y), width, runs, strip_.edges.data() + r * words, taking_part_.data());
+            uint32_t* starts = strip_.start.reserve(runs + width + kListPadding) + runs;
+            uint32_t* parents = strip_.component.reserve(runs + width + kListPadding) + runs;
             strip_.first_run[r] = runs;
-            runs += row.run_count;
-            unite_runs(strip_.component.data(), row.pairs, row.pair_count);
-            if (formation_.contours) trace(row, runs);
-            above = row.current;
+            runs += find_runs(kernels_, row, ids_, static_cast<uint32_t>(r * width), starts, parents);
+            uint32_t pairs = 0;
+            for (const NeighbourRow& neighbour : neighbour_rows(formation_.connectivity)) {
+                if (y + neighbour.dy < strip_.begin) continue;
+                pairs_.reserve(2 * width + kListPadding);
+                pairs = touching_pairs(kernels_, row, above, neighbour.corners, pairs_.data());
+                unite_runs(strip_.component.data(), pairs_.data(), pairs);
+            }
+            if (formation_.contours) trace(r, runs, pairs);
+            above = row;
         }
         strip_.first_run[strip_.rows()] = runs;
         strip_.start[runs] = static_cast<uint32_t>(strip_.rows() * width);
@@ -174,15 +186,15 @@ class StripScan {
     }
 
   private:
-    void trace(const RowScan<Id>& row, uint32_t runs) {
+    // The contours between row r and the one above, whose runs touch in so many pairs.
+    void trace(int64_t r, uint32_t runs, uint32_t pairs) {
         uint32_t* contour = strip_.contour.reserve(2 * runs);
-        const uint32_t first_new = row.above ? row.first_current : 0;
-        for (uint32_t end = 2 * first_new; end < 2 * runs; ++end) contour[end] = end;
+        const uint32_t first = strip_.first_run[r];
+        for (uint32_t end = r ? 2 * first : 0; end < 2 * runs; ++end) contour[end] = end;
+        if (r == 0) return;
         const auto same = [](uint32_t end) { return end; };
-        if (row.above) {
-            tracer_.trace(contour, row.pairs, row.pair_count, row.first_above, row.first_current - row.first_above,
-                          row.first_current, row.run_count, same, same);
-        }
+        const uint32_t first_above = strip_.first_run[r - 1];
+        tracer_.trace(contour, pairs_.data(), pairs, first_above, first - first_above, first, runs - first, same, same);
     }
 
     void number_contours() {
@@ -197,6 +209,7 @@ class StripScan {
     const Formation& formation_;
     const RowKernels& kernels_;
     const Participants<Id> ids_;
+    Buffer<uint64_t> taking_part_;  // of the current row
     Buffer<RunPair> pairs_;
     ContourTracer tracer_;
 };
@@ -208,24 +221,21 @@ class BorderScan {
     BorderScan(const Map& map, const Formation& formation, const RowKernels& kernels)
         : map_(map), formation_(formation), kernels_(kernels), ids_(participants<Id>(map, formation)) {}
 
-    RowScan<Id> between(const Strip& upper, const Strip& lower) {
+    // Fills `pairs`, and returns their number.
+    uint32_t between(const Strip& upper, const Strip& lower, Buffer<RunPair>* pairs) {
         RowReader reader(map_, kernels_);
-        RowScan<Id> row{};
-        reader.read(lower.begin - 1).get(&row.above);
-        const Row current = reader.read(lower.begin);
-        current.get(&row.current);
-        row.padded = current.padded;
-        row.edges_above = upper.edges_of(lower.begin - 1);
-        row.width = map_.width;
-        row.first_above = upper.first_run[upper.rows() - 1];
-        row.first_current = lower.first_run[0];
-        row.edges = edges_.reserve(words_of(map_.width));
-        row.starts = starts_.reserve(map_.width + kListPadding);
-        row.parents = parents_.reserve(map_.width + kListPadding);
-        row.pairs = pairs_.reserve(2 * map_.width + kListPadding);
-        scan_row(kernels_, row, ids_);
-        row.current = row.above = nullptr;  // of the reader, which ends here
-        return row;
+        const int64_t width = map_.width, words = words_of(width);
+        const RunRow<Id> above = run_row<Id>(reader.read(lower.begin - 1), width, upper.first_run[upper.rows() - 1],
+                                             const_cast<uint64_t*>(upper.edges_of(lower.begin - 1)), nullptr);
+        const RunRow<Id> row = run_row<Id>(reader.read(lower.begin), width, lower.first_run[0], edges_.reserve(words),
+                                           taking_part_.reserve(words));
+        find_runs(kernels_, row, ids_, 0, starts_.reserve(width + kListPadding),
+                  parents_.reserve(width + kListPadding));
+        RunPair* found = pairs->reserve(2 * width + kListPadding);
+        uint32_t count = 0;
+        for (const NeighbourRow& neighbour : neighbour_rows(formation_.connectivity))
+            count = touching_pairs(kernels_, row, above, neighbour.corners, found);
+        return count;
     }
 
   private:
@@ -233,8 +243,7 @@ class BorderScan {
     const Formation& formation_;
     const RowKernels& kernels_;
     const Participants<Id> ids_;
-    Buffer<RunPair> pairs_;
-    Buffer<uint64_t> edges_;
+    Buffer<uint64_t> edges_, taking_part_;
     Buffer<uint32_t> starts_, parents_;
 };
 
@@ -244,12 +253,13 @@ void unite_across(Labelling& labelling, uint32_t* components, uint32_t* contours
                   const Map& map, const Formation& formation, const RowKernels& kernels) {
     BorderScan<Id> border(map, formation, kernels);
     ContourTracer tracer;
+    Buffer<RunPair> pairs;
     for (size_t s = 0; s + 1 < labelling.strips.size(); ++s) {
         const Strip &upper = labelling.strips[s], &lower = labelling.strips[s + 1];
-        const RowScan<Id> row = border.between(upper, lower);
-        for (uint32_t k = 0; k < row.pair_count; ++k) {
-            unite(components, static_cast<uint32_t>(component_offset[s] + upper.component[row.pairs[k].upper]),
-                  static_cast<uint32_t>(component_offset[s + 1] + lower.component[row.pairs[k].lower]));
+        const uint32_t count = border.between(upper, lower, &pairs);
+        for (const RunPair* pair = pairs.data(); pair < pairs.data() + count; ++pair) {
+            unite(components, static_cast<uint32_t>(component_offset[s] + upper.component[pair->upper]),
+                  static_cast<uint32_t>(component_offset[s + 1] + lower.component[pair->lower]));
         }
         if (!formation.contours) continue;
         const auto element = [&](size_t strip) {
@@ -257,8 +267,9 @@ void unite_across(Labelling& labelling, uint32_t* components, uint32_t* contours
                 return static_cast<uint32_t>(offset + contour[end]);
             };
         };
-        tracer.trace(contours, row.pairs, row.pair_count, row.first_above, upper.runs - row.first_above,
-                     row.first_current, row.run_count, element(s), element(s + 1));
+        const uint32_t first_above = upper.first_run[upper.rows() - 1], first = lower.first_run[0];
+        tracer.trace(contours, pairs.data(), count, first_above, upper.runs - first_above, first,
+                     lower.first_run[1] - first, element(s), element(s + 1));
     }
 }
 
@@ -278,6 +289,11 @@ std::vector<int64_t> concatenate(const std::vector<Strip>& strips, uint32_t Stri
 }
 
 }  // namespace
+
+const NeighbourRows& neighbour_rows(int connectivity) {
+    static const NeighbourRows faces{{0, -1, false}}, corners{{0, -1, true}};
+    return connectivity == 4 ? faces : corners;
+}
 
 void scan_strip(Strip& strip, const Map& map, const Formation& formation, const RowKernels& kernels) {
     strip.width = map.width;

@@ -15,9 +15,20 @@ namespace fastia {
 
 struct TooManyComponents {};
 
+// A row whose runs may touch those of a row at (z, y): the one at (z + dz, y + dy), which comes earlier in raster
+// order.
+struct NeighbourRow {
+    int dz, dy;
+    bool corners;  // runs touch across corners too
+};
+
+// The earlier rows that each connectivity looks at.
+using NeighbourRows = std::vector<NeighbourRow>;
+const NeighbourRows& neighbour_rows(int connectivity);
+
 // What forms components: ids other than the background and below the number of classes.
 struct Formation {
-    bool diagonal = true;
+    int connectivity = 8;
     fastia_id background{0, 0};
     fastia_id num_classes{0, 0};
     bool areas = true;      // count the pixels of components

@@ -25,11 +25,16 @@ struct fastia_instance_table {
         int32_t class_id;
         int64_t area;
     };
-    // A predicted component with pixels void in neither map, and the instance of its class with which it has an IoU
-    // above 1/2: there is one at most. All areas but the void one are of such pixels.
+    // The instance of its class with which a component has an IoU above 1/2 off void: there is one at most.
+    struct Match {
+        int64_t instance_area = 0;  // in its record
+        int64_t intersection = 0, union_area = 0;
+    };
+    // A predicted component with pixels void in neither map, which `area` counts.
     struct Component {
         int32_t class_id;
-        int64_t area, void_area, instance_area, intersection;  // the last two 0 where there is no such instance
+        int64_t area, void_area;
+        Match match;
     };
     struct Image {
         std::vector<Instance> instances;
@@ -338,12 +343,13 @@ class ImageOverlaps {
         }
         overlaps_.erase(last, overlaps_.end());
         std::vector<Covered> covered(instances_.size());
-        std::vector<Match> matches(predicted_.components);
+        std::vector<fastia_instance_table::Match> matches(predicted_.components);
         for (const auto& [key, overlap] : overlaps_) {
             const uint32_t instance = static_cast<uint32_t>(key >> 32), index = static_cast<uint32_t>(key);
             const Component& component = components_[index];
-            const int64_t both = instances_[instance].area + component.area;
-            if (3 * overlap.pixels > both) matches[index] = {instances_[instance].area, overlap.pixels};
+            const int64_t union_area = instances_[instance].area + component.area - overlap.pixels;
+            if (2 * overlap.pixels > union_area)
+                matches[index] = {instances_[instance].record_area(), overlap.pixels, union_area};
             const int64_t pixels = overlap.pixels + overlap.unlabelled;
             const int64_t other = exact() ? component.matched - pixels : component.hit - overlap.hit;
             const int64_t rest = component.area + component.unlabelled - pixels - other;
@@ -370,8 +376,7 @@ class ImageOverlaps {
             if (component.area == 0 || is_background(class_[c])) continue;
             const bool met = component.matched > 0 || component.hit > 0;
             if (!met && component.void_area <= component.area) result->unmatched.push_back({class_[c], component.area});
-            result->components.push_back(
-                {class_[c], component.area, component.void_area, matches[c].area, matches[c].intersection});
+            result->components.push_back({class_[c], component.area, component.void_area, matches[c]});
         }
     }
 
@@ -379,11 +384,6 @@ class ImageOverlaps {
         return static_cast<double>(intersection) /
                (static_cast<double>(area) + covered - static_cast<double>(intersection));
     }
-
-    // The instance with which a component has an IoU above 1/2.
-    struct Match {
-        int64_t area = 0, intersection = 0;
-    };
 
     struct KeyedOverlap {
         uint64_t key;  // instance, component
@@ -470,17 +470,18 @@ void fastia_matches_count(const fastia_instance_table* table, int32_t* count) {
 }
 
 void fastia_matches_copy(const fastia_instance_table* table, int64_t capacity, int32_t* class_id, int64_t* area,
-                         int64_t* void_area, int64_t* instance_area, int64_t* intersection) {
+                         int64_t* void_area, int64_t* instance_area, int64_t* intersection, int64_t* union_area) {
     for (const auto& image : table->images) {
         for (int64_t k = 0; k < capacity; ++k) {
             const bool present = k < static_cast<int64_t>(image.components.size());
             const fastia_instance_table::Component component =
-                present ? image.components[k] : fastia_instance_table::Component{-1, 0, 0, 0, 0};
+                present ? image.components[k] : fastia_instance_table::Component{-1, 0, 0, {}};
             *class_id++ = component.class_id;
             *area++ = component.area;
             *void_area++ = component.void_area;
-            *instance_area++ = component.instance_area;
-            *intersection++ = component.intersection;
+            *instance_area++ = component.match.instance_area;
+            *intersection++ = component.match.intersection;
+            *union_area++ = component.match.union_area;
         }
     }
 }

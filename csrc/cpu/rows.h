@@ -16,7 +16,7 @@ inline int64_t words_of(int64_t width) { return (width + 63) / 64; }
 // What ignored and background runs belong to; the components of an image count from kFirstComponent.
 constexpr uint32_t kNoComponent = 0, kBackground = 1, kFirstComponent = 2;
 
-// Two runs of the same id that touch, one in each of two successive rows.
+// Two runs of the same id that touch, the upper one in an earlier row.
 struct RunPair {
     uint32_t upper, lower;
 };
@@ -26,27 +26,17 @@ template <class Id>
 struct Participants {
     Id background, ignored, limit;
     uint64_t background_mask, ignored_mask, limit_mask;
-    bool diagonal;  // 8-connectivity
 };
 
-// One row, and the row above it (null: there is none).
+// One row of ids, and where the results of find_runs are.
 template <class Id>
-struct RowScan {
-    const Id* current;
-    const Id* above;
-    const uint64_t* edges_above;
+struct RunRow {
+    const Id* ids;
     int64_t width;
-    bool padded;           // both rows can be read kRowPadding ids past their ends
-    uint32_t position;     // of the row's first pixel, added to every run start
-    uint32_t first_above;  // index of the first run of each row
-    uint32_t first_current;
-    // Results.
-    uint64_t* edges;    // words_of(width) words
-    uint32_t* starts;   // position of every run
-    uint32_t* parents;  // of every run its own index, or kNoComponent, or kBackground
-    RunPair* pairs;     // from left to right, at most 2 * width
-    uint32_t run_count;
-    uint32_t pair_count;
+    bool padded;            // ids can be read kRowPadding past the end
+    uint32_t first_run;     // index of the row's first run
+    uint64_t* edges;        // words_of(width) words: bit x says that a run starts at x
+    uint64_t* taking_part;  // words_of(width) words: bit x says that pixel x belongs to a component
 };
 
 // How the ids of a map become int32 codes: ignored ids are kIgnored, ids outside 0..maximum kInvalid.
@@ -63,8 +53,18 @@ struct Staging {
 
 struct RowKernels {
     const char* name;
-    void (*scan_uint8)(RowScan<uint8_t>&, const Participants<uint8_t>&);
-    void (*scan_int32)(RowScan<int32_t>&, const Participants<int32_t>&);
+    // The runs of a row: fills its edges, and the pixels that take part; the start of each run, counted from `position`
+    // on; and as its parent its own index, or kNoComponent, or kBackground. Returns the number of runs.
+    uint32_t (*find_runs_uint8)(const RunRow<uint8_t>&, const Participants<uint8_t>&, uint32_t position,
+                                uint32_t* starts, uint32_t* parents);
+    uint32_t (*find_runs_int32)(const RunRow<int32_t>&, const Participants<int32_t>&, uint32_t position,
+                                uint32_t* starts, uint32_t* parents);
+    // The pairs of runs of one class of a row and an earlier one that touch, from left to right, at most 2 * width.
+    // Returns their number. `corners`: whether runs that share only a corner touch.
+    uint32_t (*touching_pairs_uint8)(const RunRow<uint8_t>& row, const RunRow<uint8_t>& earlier, bool corners,
+                                     RunPair* pairs);
+    uint32_t (*touching_pairs_int32)(const RunRow<int32_t>& row, const RunRow<int32_t>& earlier, bool corners,
+                                     RunPair* pairs);
     // Bits where a run starts.
     void (*edges_uint8)(const uint8_t* row, int64_t width, bool padded, uint64_t* edges);
     void (*edges_int32)(const int32_t* row, int64_t width, bool padded, uint64_t* edges);

@@ -36,51 +36,67 @@ inline uint64_t valid_bits(int64_t word, int64_t width) {
 }
 
 template <class Id>
-void scan_row(RowScan<Id>& scanned, const Participants<Id>& participants) {
-    // Copies, which no store below can change: the compiler keeps them in registers.
-    const RowScan<Id> row = scanned;
-    const Participants<Id> ids = participants;
-    const int64_t words = words_of(row.width);
-    Window<Id> current_window, above_window;
-    uint64_t carry_edge = 1, carry_touch = 0, carry_left = 0;
-    uint32_t runs = 0, run_above = row.first_above, pairs = 0;
-    for (int64_t w = 0; w < words; ++w) {
-        const Id* p = current_window.at(row.current, w, row.width, row.padded);
+uint32_t find_runs(const RunRow<Id>& row, const Participants<Id>& participants, uint32_t position, uint32_t* starts,
+                   uint32_t* parents) {
+    const Participants<Id> ids = participants;  // a copy, which no store below can change, stays in registers
+    Window<Id> window;
+    uint64_t carry_edge = 1, carry_taking = 0;
+    uint32_t runs = 0;
+    for (int64_t w = 0; w < words_of(row.width); ++w) {
+        const Id* p = window.at(row.ids, w, row.width, row.padded);
         const uint64_t valid = valid_bits(w, row.width);
         const uint64_t ends = ~simd::equal(p, p + 1);
         const uint64_t edges = (ends << 1 | carry_edge) & valid;
         carry_edge = ends >> 63;
         row.edges[w] = edges;
-        const uint64_t edges_above = row.above ? row.edges_above[w] : 0;
-        if ((edges | edges_above | ends) == 0) continue;  // both rows go on as they were
-
+        if (edges == 0) {  // the run of the word before goes on
+            row.taking_part[w] = valid & carry_taking;
+            continue;
+        }
         uint64_t possible = valid & ~(simd::equal_to(p, ids.ignored) & ids.ignored_mask);
         if (ids.limit_mask) possible &= ~simd::at_least(p, ids.limit);
         const uint64_t background = possible & simd::equal_to(p, ids.background) & ids.background_mask;
         const uint64_t taking_part = possible & ~background;
-        if (row.above) {
-            const Id* u = above_window.at(row.above, w, row.width, row.padded);
+        row.taking_part[w] = taking_part;
+        carry_taking = taking_part >> 63 ? ~uint64_t{0} : 0;
+        simd::append_parents(edges, taking_part, background, row.first_run + runs, parents + runs);
+        runs += simd::append_positions(edges, position + static_cast<uint32_t>(64 * w), starts + runs);
+    }
+    return runs;
+}
+
+template <class Id>
+uint32_t touching_pairs(const RunRow<Id>& row, const RunRow<Id>& earlier, bool corners, RunPair* pairs) {
+    const int64_t words = words_of(row.width);
+    Window<Id> window, earlier_window;
+    uint64_t edges = row.edges[0], carry_touch = 0, carry_left = 0;
+    uint32_t run = row.first_run, earlier_run = earlier.first_run, count = 0;
+    for (int64_t w = 0; w < words; ++w) {
+        const uint64_t next = w + 1 < words ? row.edges[w + 1] : 0, earlier_edges = earlier.edges[w];
+        const uint64_t ends = edges >> 1 | next << 63;
+        if ((edges | earlier_edges | ends) != 0) {  // else both rows go on as they were
+            const Id* p = window.at(row.ids, w, row.width, row.padded);
+            const Id* u = earlier_window.at(earlier.ids, w, row.width, row.padded);
+            const uint64_t taking_part = row.taking_part[w];
+            // Runs overlap first where one of them starts, or where the pixels before did not touch.
             const uint64_t touch = simd::equal(p, u) & taking_part;
-            const uint64_t overlap_starts = touch & ~((touch << 1 | carry_touch) & ~edges & ~edges_above);
+            const uint64_t overlap_starts = touch & ~((touch << 1 | carry_touch) & ~edges & ~earlier_edges);
             carry_touch = touch >> 63;
             uint64_t left = 0, right = 0;
-            if (ids.diagonal) {
+            if (corners) {
                 const uint64_t equal_left = simd::equal(p + 1, u);
                 left = edges & ~touch & (equal_left << 1 | carry_left) & taking_part;
                 carry_left = equal_left >> 63;
-                const uint64_t inside = row.width - 64 * w <= 64 ? valid >> 1 : valid;
-                right = ends & ~touch & simd::equal(p, u + 1) & taking_part & inside;
+                right = ends & ~touch & simd::equal(p, u + 1) & taking_part;
             }
-            pairs += simd::append_pairs(overlap_starts, left, right, edges, edges_above, row.first_current + runs,
-                                        run_above, row.pairs + pairs);
-            run_above += simd::popcount(edges_above);
+            count +=
+                simd::append_pairs(overlap_starts, left, right, edges, earlier_edges, run, earlier_run, pairs + count);
+            run += simd::popcount(edges);
+            earlier_run += simd::popcount(earlier_edges);
         }
-        const uint32_t position = row.position + static_cast<uint32_t>(64 * w);
-        simd::append_parents(edges, taking_part, background, row.first_current + runs, row.parents + runs);
-        runs += simd::append_positions(edges, position, row.starts + runs);
+        edges = next;
     }
-    scanned.run_count = runs;
-    scanned.pair_count = pairs;
+    return count;
 }
 
 template <class Id>
@@ -140,8 +156,18 @@ bool stage(const Staging& staging, const void* source, int64_t width, int32_t* o
 
 }  // namespace
 
-#define FASTIA_ROW_KERNELS(name)                                                            \
-    {name,      scan_row<uint8_t>, scan_row<int32_t>, edges_of<uint8_t>, edges_of<int32_t>, \
-     positions, simd::expand2,     simd::expand4,     simd::expand8,     stage}
+#define FASTIA_ROW_KERNELS(name) \
+    {name,                       \
+     find_runs<uint8_t>,         \
+     find_runs<int32_t>,         \
+     touching_pairs<uint8_t>,    \
+     touching_pairs<int32_t>,    \
+     edges_of<uint8_t>,          \
+     edges_of<int32_t>,          \
+     positions,                  \
+     simd::expand2,              \
+     simd::expand4,              \
+     simd::expand8,              \
+     stage}
 
 }  // namespace fastia

@@ -1,4 +1,4 @@
-// Upsampled cross-entropy, its gradient, and argmax: what the tile kernels are given, and the C interface.
+// Pixel losses of upsampled logits, their gradients, and argmax: what the tile kernels are given, and the C interface.
 #include "upsample.h"
 
 #include <algorithm>
@@ -29,7 +29,7 @@ namespace {
 template <class T>
 class Targets {
   public:
-    Targets(const fastia_cross_entropy& problem, const Plan<T>& plan, int64_t image)
+    Targets(const fastia_pixel_loss& problem, const Plan<T>& plan, int64_t image)
         : plan_(plan),
           map_(problem.target, image, problem.ignore_index, 0, problem.logits.shape[1] - 1),
           reader_(map_, row_kernels()) {
@@ -79,21 +79,25 @@ class Targets {
     Scratch<uint8_t> live_;
 };
 
-// The options of a cross-entropy in the type of its arithmetic.
 template <class T>
-struct Terms {
-    const T* class_weight;
-    T class_weight_sum = 0, on_target, on_each;
+const LossKernels<T>& find_loss(const UpsampleKernels<T>& kernels, const char* name) {
+    const LossKernels<T>* end = kernels.losses + kernels.loss_count;
+    const auto found = std::find_if(kernels.losses, end, [&](auto& loss) { return std::strcmp(loss.name, name) == 0; });
+    if (found == end) throw UnknownLoss{};
+    return *found;
+}
 
-    explicit Terms(const fastia_cross_entropy& problem) : class_weight(static_cast<const T*>(problem.class_weight)) {
-        const int64_t classes = problem.logits.shape[1];
-        double sum = 0;
-        for (int64_t c = 0; c < classes; ++c) sum += class_weight ? class_weight[c] : 1;
-        class_weight_sum = static_cast<T>(sum);
-        on_target = static_cast<T>(1 - problem.label_smoothing);
-        on_each = static_cast<T>(problem.label_smoothing / static_cast<double>(classes));
-    }
-};
+// Sets what a piece has of the loss and of its targets.
+template <class T>
+void describe_loss(const fastia_pixel_loss& problem, const Targets<T>& targets, LossPiece<T>& piece) {
+    piece.parameters = problem.parameters;
+    piece.class_weight = static_cast<const T*>(problem.class_weight);
+    double sum = 0;
+    for (int64_t c = 0; c < problem.logits.shape[1]; ++c) sum += piece.class_weight ? piece.class_weight[c] : 1;
+    piece.class_weight_sum = static_cast<T>(sum);
+    piece.target = targets.ids;
+    piece.live = targets.live;
+}
 
 // Adds a row's loss, weight and number of pixels to `sums`, in an order that the width alone decides.
 template <class T>
@@ -125,10 +129,10 @@ void add_row(const ForwardPiece<T>& piece, int r, int64_t padded_width, int64_t 
 }
 
 template <class T>
-void forward(const fastia_cross_entropy& problem, T* loss, double* lse, double* sums) {
+void forward(const fastia_pixel_loss& problem, T* loss, double* lse, double* sums) {
     const int64_t height = problem.target.shape[1], width = problem.target.shape[2];
     const Plan<T> plan(problem.logits, height, width, problem.align_corners);
-    const Terms<T> terms(problem);
+    const LossKernels<T>& kernels = find_loss(plan.kernels, problem.name);
     const T* weights = static_cast<const T*>(problem.weights);
     const int64_t all_rows = problem.target.shape[0] * height;
     Buffer<double> row_sums;  // added up in the order of rows, so that threads make no difference
@@ -140,13 +144,8 @@ void forward(const fastia_cross_entropy& problem, T* loss, double* lse, double* 
         const int64_t padded_width = plan.padded_width, size = kMostRows * padded_width;
         ForwardPiece<T> piece;
         T* weight = pixels.zeros(4 * size);
-        piece.target = targets.ids;
-        piece.live = targets.live;
+        describe_loss(problem, targets, piece);
         piece.weight = weights ? weight : nullptr;
-        piece.class_weight = terms.class_weight;
-        piece.class_weight_sum = terms.class_weight_sum;
-        piece.on_target = terms.on_target;
-        piece.on_each = terms.on_each;
         piece.loss = weight + size;
         piece.lse = weight + 2 * size;
         piece.lse_rest = weight + 3 * size;
@@ -170,7 +169,7 @@ void forward(const fastia_cross_entropy& problem, T* loss, double* lse, double* 
             std::memset(piece.lse_rest, 0, used);
             if (targets.read(y, rows)) {
                 reader.prepare(piece, index, y, rows);
-                plan.kernels.forward(piece);
+                kernels.forward(piece);
             }
             for (int r = 0; r < rows; ++r) {
                 std::memcpy(loss + offset + r * width, piece.loss + r * padded_width, bytes);
@@ -191,11 +190,11 @@ void forward(const fastia_cross_entropy& problem, T* loss, double* lse, double* 
 // Each band of rows of logits gathers from the output rows that touch it; those between two bands are worked on twice.
 // A row's gradient is the sum of the pieces above it, then of those below, whatever the bands.
 template <class T>
-void backward(const fastia_cross_entropy& problem, const char* grad, const int64_t* grad_strides, const double* lse,
+void backward(const fastia_pixel_loss& problem, const char* grad, const int64_t* grad_strides, const double* lse,
               const fastia_logits& gradient) {
     const int64_t height = problem.target.shape[1], width = problem.target.shape[2];
     const Plan<T> plan(problem.logits, height, width, problem.align_corners);
-    const Terms<T> terms(problem);
+    const LossKernels<T>& kernels = find_loss(plan.kernels, problem.name);
     const T* weights = static_cast<const T*>(problem.weights);
     plan.for_each_band(problem.threads, [&](int64_t image, int64_t begin, int64_t end) {
         Reader<T> reader(plan, image);
@@ -204,40 +203,31 @@ void backward(const fastia_cross_entropy& problem, const char* grad, const int64
         const int64_t padded_width = plan.padded_width, size = kMostRows * padded_width;
         const int64_t pixel_stride = padded(problem.logits.shape[1], plan.kernels.lanes);
         const int64_t row_size = (problem.logits.shape[3] + 1) * pixel_stride;
-        T* const lse_rows = pixels.zeros(4 * size);
-        T *const on_softmax = lse_rows + size, *const on_target = on_softmax + size, *const on_each = on_target + size;
+        T* const lse_rows = pixels.zeros(3 * size);
+        T *const lse_rests = lse_rows + size, *const upstream = lse_rests + size;
         BackwardPiece<T> piece;
-        piece.target = targets.ids;
-        piece.live = targets.live;
+        describe_loss(problem, targets, piece);
         piece.lse = lse_rows;
-        piece.on_softmax = on_softmax;
-        piece.on_target = on_target;
-        piece.on_each = terms.on_each != 0 ? on_each : nullptr;
-        piece.class_weight = terms.class_weight;
+        piece.lse_rest = lse_rests;
+        piece.upstream = upstream;
         piece.upper_gradient = sums[0].zeros(row_size);
         piece.lower_gradient = sums[1].zeros(row_size);
         const auto run = [&](int64_t y, int rows, int64_t index) {
             if (!targets.read(y, rows)) return;
             for (int r = 0; r < rows; ++r) {
                 const int64_t from = ((image * height) + y + r) * width, to = r * padded_width;
-                const char* upstream = grad + image * grad_strides[0] + (y + r) * grad_strides[1];
+                const char* grad_row = grad + image * grad_strides[0] + (y + r) * grad_strides[1];
                 for (int64_t x = 0; x < width; ++x) {
                     T share;
-                    std::memcpy(&share, upstream + x * grad_strides[2], sizeof share);
-                    const int32_t target = targets.ids[to + x];
+                    std::memcpy(&share, grad_row + x * grad_strides[2], sizeof share);
                     if (weights) share *= weights[from + x];
-                    if (target < 0) share = 0;
-                    const T hit =
-                        terms.on_target * share * (terms.class_weight ? terms.class_weight[std::max(target, 0)] : 1);
-                    on_target[to + x] = hit;
-                    on_each[to + x] = terms.on_each * share;
-                    const T rounded = static_cast<T>(lse[from + x]), rest = static_cast<T>(lse[from + x] - rounded);
-                    lse_rows[to + x] = rounded;
-                    on_softmax[to + x] = (hit + on_each[to + x] * terms.class_weight_sum) * (1 - rest);  // e^-rest
+                    upstream[to + x] = targets.ids[to + x] < 0 ? 0 : share;
+                    lse_rows[to + x] = static_cast<T>(lse[from + x]);
+                    lse_rests[to + x] = static_cast<T>(lse[from + x] - lse_rows[to + x]);
                 }
             }
             reader.prepare(piece, index, y, rows);
-            plan.kernels.backward(piece);
+            kernels.backward(piece);
         };
         for (int64_t index = std::max<int64_t>(begin - 1, 0); index < end; ++index) {
             for_each_piece(plan, index, [&](int64_t y, int rows) { run(y, rows, index); });
@@ -283,8 +273,8 @@ bool is_empty(const fastia_logits& logits, int64_t height, int64_t width) {
 
 using namespace fastia;
 
-int32_t fastia_upsample_cross_entropy(const fastia_cross_entropy* problem, void* loss, double* lse, double* sums,
-                                      fastia_error* error) {
+int32_t fastia_upsample_loss(const fastia_pixel_loss* problem, void* loss, double* lse, double* sums,
+                             fastia_error* error) {
     return guarded(error, [&] {
         std::fill(sums, sums + 3, 0.0);
         if (is_empty(problem->logits, problem->target.shape[1], problem->target.shape[2])) return;
@@ -296,16 +286,15 @@ int32_t fastia_upsample_cross_entropy(const fastia_cross_entropy* problem, void*
     });
 }
 
-int32_t fastia_upsample_cross_entropy_backward(const fastia_cross_entropy* problem, const void* grad,
-                                               const int64_t* grad_strides, const double* lse,
-                                               const fastia_logits* grad_logits, fastia_error* error) {
+int32_t fastia_upsample_loss_backward(const fastia_pixel_loss* problem, const void* grad, const int64_t* grad_strides,
+                                      const double* lse, const fastia_logits* grad_logits, fastia_error* error) {
     return guarded(error, [&] {
         if (is_empty(problem->logits, problem->target.shape[1], problem->target.shape[2])) return;
-        const char* upstream = static_cast<const char*>(grad);
+        const char* grad_bytes = static_cast<const char*>(grad);
         if (problem->logits.dtype == FASTIA_FLOAT64) {
-            backward<double>(*problem, upstream, grad_strides, lse, *grad_logits);
+            backward<double>(*problem, grad_bytes, grad_strides, lse, *grad_logits);
         } else {
-            backward<float>(*problem, upstream, grad_strides, lse, *grad_logits);
+            backward<float>(*problem, grad_bytes, grad_strides, lse, *grad_logits);
         }
     });
 }

@@ -11,6 +11,7 @@ namespace fastia {
 struct NegativeWeight {
     int64_t index;  // in [B * H * W]
 };
+struct UnknownLoss {};
 
 constexpr int kMostRows = 32;   // output rows of a piece
 constexpr int kMostLanes = 16;  // of a vector; tables of columns and rows of logits are padded by as many values
@@ -36,31 +37,34 @@ struct Piece {
 inline int64_t padded(int64_t count, int64_t lanes) { return (count + lanes - 1) / lanes * lanes; }
 inline int64_t scratch_size(int64_t classes, int64_t lanes) { return (4 * lanes + 1) * padded(classes, lanes); }
 
+// What a pixel loss is computed from. With nll_c = log-sum-exp - z_c, the loss of a pixel is
+//     weight * (class_weight[target] * f(nll_target) + class_share * sum_c class_weight[c] * nll_c),
+// where f and class_share are those of the pixel loss (upsample_cross_entropy.h).
+//
 // Arrays of pixels are [rows, tiles * lanes]; `target` is -1 where a pixel is ignored. Nothing is written for a row of
 // a tile that is not live: one whose pixels are all ignored.
 template <class T>
-struct ForwardPiece : Piece<T> {
-    const int32_t* target;
-    const uint8_t* live;    // [rows, tiles]
-    const T* weight;        // null: 1
-    const T* class_weight;  // [classes], null: 1
+struct LossPiece : Piece<T> {
+    const double* parameters;  // of the pixel loss
+    const T* class_weight;     // [classes], null: 1
     T class_weight_sum;
-    T on_target, on_each;  // 1 - label_smoothing, label_smoothing / classes
+    const int32_t* target;
+    const uint8_t* live;  // [rows, tiles]
+};
+
+template <class T>
+struct ForwardPiece : LossPiece<T> {
+    const T* weight;  // null: 1
     T* loss;
     T* lse;       // log-sum-exp is the sum of these two: rounded to T it would lose digits that
     T* lse_rest;  // the softmax of large logits still has
 };
 
 template <class T>
-struct BackwardPiece : Piece<T> {
-    const int32_t* target;
-    const uint8_t* live;
-    const T* lse;  // rounded; on_softmax makes up for it
-    // dloss/dz_c = on_softmax * p_c - on_target * [c = target] - on_each * class_weight[c]
-    const T* on_softmax;
-    const T* on_target;
-    const T* on_each;  // null: 0
-    const T* class_weight;
+struct BackwardPiece : LossPiece<T> {
+    const T* lse;
+    const T* lse_rest;
+    const T* upstream;  // gradient of the loss of each pixel, times its weight; 0 where ignored
     // Added to, [columns + 1, padded classes].
     T* upper_gradient;
     T* lower_gradient;
@@ -72,11 +76,18 @@ struct ArgmaxPiece : Piece<T> {
 };
 
 template <class T>
-struct UpsampleKernels {
-    int lanes;
+struct LossKernels {
+    const char* name;
     void (*forward)(const ForwardPiece<T>&);
     void (*backward)(const BackwardPiece<T>&);
+};
+
+template <class T>
+struct UpsampleKernels {
+    int lanes;
     void (*argmax)(const ArgmaxPiece<T>&);
+    const LossKernels<T>* losses;
+    int loss_count;
 };
 
 struct AllUpsampleKernels {

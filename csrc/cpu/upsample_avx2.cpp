@@ -1,6 +1,6 @@
 // Compiled with AVX2 and FMA, run only where the processor has them.
 #if defined(__x86_64__) || defined(_M_X64)
-#include "upsample_impl.h"
+#include "upsample_losses.h"
 
 namespace fastia {
 

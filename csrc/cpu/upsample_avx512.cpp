@@ -3,7 +3,7 @@
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC's own intrinsics, up to version 12
 #endif
-#include "upsample_impl.h"
+#include "upsample_losses.h"
 
 namespace fastia {
 

@@ -1,5 +1,5 @@
 // What every processor of the architecture has.
-#include "upsample_impl.h"
+#include "upsample_losses.h"
 
 namespace fastia {
 

@@ -103,14 +103,29 @@ struct Pixels {
     }
 };
 
-// Largest value of a row of the tile over classes, and the sum over classes of class_weight * (largest - value).
+// A vector of pixels of which a loss is taken: the target's class, 0 where ignored, and its weight.
 template <class T>
-FASTIA_INLINE void summarise(const ForwardPiece<T>& piece, const T* values, Vector<T>& largest, Vector<T>& below) {
+struct Target {
+    Integers<T> id, ignored, class_id;
+    Vector<T> class_weight;
+
+    FASTIA_INLINE Target(const LossPiece<T>& piece, int64_t x)
+        : id(load_ids(piece.target + x, T())),
+          ignored(id < 0),
+          class_id(ignored ? 0 : id),
+          class_weight(piece.class_weight ? gather(piece.class_weight, class_id) : splat(T(1))) {}
+};
+
+// Largest value of a row of the tile over classes, and, if asked for, the sum over classes of
+// class_weight * (largest - value).
+template <class T>
+FASTIA_INLINE void summarise(const ForwardPiece<T>& piece, const T* values, bool with_sum, Vector<T>& largest,
+                             Vector<T>& below) {
     constexpr int L = kLanes<T>;
     largest = load(values);
     for (int64_t c = 1; c < piece.classes; ++c) largest = maximum(load(values + c * L), largest);
     below = Vector<T>{};
-    if (piece.on_each == 0) return;
+    if (!with_sum) return;
     for (int64_t c = 0; c < piece.classes; ++c) {
         const T weight = piece.class_weight ? piece.class_weight[c] : 1;
         below = fused(largest - load(values + c * L), weight, below);
@@ -119,43 +134,43 @@ FASTIA_INLINE void summarise(const ForwardPiece<T>& piece, const T* values, Vect
 
 // The sum of exponentials is taken relative to a bound that needs no pass over the classes: an interpolation of the
 // largest logits of the tile's rows. Where rows disagree so much that digits would be lost, the true maximum is found.
-template <class T, bool kTwoRows>
+template <class PixelLoss, class T, bool kTwoRows>
 void forward_piece(const ForwardPiece<T>& piece) {
     constexpr int L = kLanes<T>;
+    const PixelLoss pixel_loss(piece.parameters, piece.classes);
+    const bool with_sum = pixel_loss.class_share != 0;
     Tile<T> tile(piece);
     const int64_t width = piece.tiles * L;
     for (int64_t t = 0; t < piece.tiles; ++t) {
         if (!tile.find_live_rows(piece.live, piece, t)) continue;
         interpolate_tile<T, kTwoRows>(piece, tile, t * L);
         Vector<T> upper_largest, upper_below, lower_largest{}, lower_below{};
-        summarise(piece, tile.upper, upper_largest, upper_below);
-        if (kTwoRows) summarise(piece, tile.lower, lower_largest, lower_below);
+        summarise(piece, tile.upper, with_sum, upper_largest, upper_below);
+        if (kTwoRows) summarise(piece, tile.lower, with_sum, lower_largest, lower_below);
         for (int k = 0; k < tile.rows; ++k) {
             const int r = tile.row[k];
             const Pixels<T, kTwoRows> pixels(tile, piece, r);
             const int64_t x = r * width + t * L;
             const Vector<T> bound = pixels.mix(upper_largest, lower_largest);
-            Vector<T> offset = bound, sum = pixels.sum_exp(offset);
+            Vector<T> shift = bound, sum = pixels.sum_exp(shift);
             if (any_below(sum, T(0.0625))) {
-                offset = pixels.largest();
-                sum = pixels.sum_exp(offset);
+                shift = pixels.largest();
+                sum = pixels.sum_exp(shift);
             }
             const Vector<T> log_sum = log_positive(sum);
-            const Integers<T> target = load_ids(piece.target + x, T());
-            const Integers<T> ignored = target < 0;
-            const Integers<T> class_id = ignored ? 0 : target;
-            Vector<T> loss = (log_sum - (pixels.of_class(class_id) - offset)) * piece.on_target;
-            if (piece.class_weight) loss *= gather(piece.class_weight, class_id);
-            if (piece.on_each != 0) {
-                const Vector<T> each = (offset - bound + log_sum) * piece.class_weight_sum;
-                loss += (each + pixels.mix(upper_below, lower_below)) * piece.on_each;
+            const Target<T> target(piece, x);
+            const Vector<T> nll = log_sum - (pixels.of_class(target.class_id) - shift);
+            Vector<T> loss = pixel_loss.forward(nll) * target.class_weight;
+            if (with_sum) {
+                const Vector<T> common = (shift - bound + log_sum) * piece.class_weight_sum;
+                loss += (common + pixels.mix(upper_below, lower_below)) * pixel_loss.class_share;
             }
             if (piece.weight) loss *= load(piece.weight + x);
-            store(piece.loss + x, ignored ? Vector<T>{} : loss);
-            const Vector<T> lse = offset + log_sum, part = lse - offset;
-            const Vector<T> rest = (offset - (lse - part)) + (log_sum - part);  // what the sum was rounded by
-            store(piece.lse + x, ignored ? Vector<T>{} : lse);
-            store(piece.lse_rest + x, ignored ? Vector<T>{} : rest);
+            store(piece.loss + x, target.ignored ? Vector<T>{} : loss);
+            const Vector<T> lse = shift + log_sum, part = lse - shift;
+            const Vector<T> rest = (shift - (lse - part)) + (log_sum - part);  // what the sum was rounded by
+            store(piece.lse + x, target.ignored ? Vector<T>{} : lse);
+            store(piece.lse_rest + x, target.ignored ? Vector<T>{} : rest);
         }
     }
 }
@@ -209,19 +224,23 @@ struct No {
     static constexpr bool value = false;
 };
 
-// What the live rows of a tile contribute, per pixel.
+// The pixels of the live rows of a tile, whose gradient is
+//     dloss/dz_c = softmax_factor * p_c - target_factor * [c = target] - class_factor * class_weight[c]
+// The last term is interpolated and summed over the rows once, for it has the same class_weight[c] in all of them.
 template <class T>
-struct Shares {
+struct LivePixels {
     static constexpr int L = kLanes<T>;
-    Vector<T> lse[kMostRows], softmax[kMostRows], one_hot[kMostRows];
-    Vector<T> upper_softmax[kMostRows], lower_softmax[kMostRows];
+    Vector<T> lse[kMostRows], softmax_factor[kMostRows], target_factor[kMostRows];
+    Vector<T> upper_softmax_factor[kMostRows], lower_softmax_factor[kMostRows];
     Integers<T> target[kMostRows];
-    Vector<T> upper_each{}, lower_each{};
+    Vector<T> upper_class_factor{}, lower_class_factor{};
 };
 
-template <class T, bool kTwoRows>
+template <class PixelLoss, class T, bool kTwoRows>
 void backward_piece(const BackwardPiece<T>& piece) {
     constexpr int L = kLanes<T>;
+    const PixelLoss pixel_loss(piece.parameters, piece.classes);
+    const bool with_sum = pixel_loss.class_share != 0;
     const int64_t classes = piece.classes, padded_classes = padded(classes, L), width = piece.tiles * L;
     Tile<T> tile(piece);
     T* const upper_sum = tile.lower + padded_classes * L;
@@ -232,52 +251,56 @@ void backward_piece(const BackwardPiece<T>& piece) {
         store(upper_sum + c * L, Vector<T>{});
         store(lower_sum + c * L, Vector<T>{});
     }
-    Shares<T> shares;
+    LivePixels<T> live;
     for (int64_t t = 0; t < piece.tiles; ++t) {
         if (!tile.find_live_rows(piece.live, piece, t)) continue;
         interpolate_tile<T, kTwoRows>(piece, tile, t * L);
-        shares.upper_each = shares.lower_each = Vector<T>{};
+        live.upper_class_factor = live.lower_class_factor = Vector<T>{};
         for (int k = 0; k < tile.rows; ++k) {
             const int r = tile.row[k];
             const Pixels<T, kTwoRows> pixels(tile, piece, r);
             const int64_t x = r * width + t * L;
-            const Integers<T> target = load_ids(piece.target + x, T());
-            const Integers<T> ignored = target < 0;
+            const Target<T> target(piece, x);
             for (int i = 0; i < L; ++i) {
                 if (piece.target[x + i] >= 0) is_target[piece.target[x + i]] = 1;
             }
-            const Vector<T> lse = load(piece.lse + x);
-            const Vector<T> offset = ignored ? splat(T(1e30)) : lse;  // softmax 0
-            const Vector<T> softmax = load(piece.on_softmax + x);
-            shares.lse[k] = offset;
-            shares.target[k] = target;
-            shares.softmax[k] = softmax;
-            shares.one_hot[k] = load(piece.on_target + x);
-            shares.upper_softmax[k] = softmax * pixels.upper_weight;
-            shares.lower_softmax[k] = softmax * pixels.lower_weight;
-            if (piece.on_each) {
-                const Vector<T> each = load(piece.on_each + x);
-                shares.upper_each += each * pixels.upper_weight;
-                shares.lower_each += each * pixels.lower_weight;
+            const Vector<T> lse = load(piece.lse + x), rest = load(piece.lse_rest + x);
+            const Vector<T> upstream = load(piece.upstream + x);
+            const auto nll = [&] { return lse - pixels.of_class(target.class_id) + rest; };
+            const Vector<T> slope = pixel_loss.backward(nll) * upstream * target.class_weight;
+            const Vector<T> target_factor = target.ignored ? Vector<T>{} : slope;
+            const Vector<T> class_factor = pixel_loss.class_share * upstream;
+            // The exponentials are relative to the rounded log-sum-exp; e^-rest makes up for it.
+            const Vector<T> softmax_factor = (target_factor + class_factor * piece.class_weight_sum) * (1 - rest);
+            live.lse[k] = target.ignored ? splat(T(1e30)) : lse;  // softmax 0
+            live.target[k] = target.id;
+            live.softmax_factor[k] = softmax_factor;
+            live.target_factor[k] = target_factor;
+            live.upper_softmax_factor[k] = softmax_factor * pixels.upper_weight;
+            live.lower_softmax_factor[k] = softmax_factor * pixels.lower_weight;
+            if (with_sum) {
+                live.upper_class_factor += class_factor * pixels.upper_weight;
+                live.lower_class_factor += class_factor * pixels.lower_weight;
             }
         }
         Integers<T> class_id{};
         for (int64_t c = 0; c < classes; ++c, class_id += 1) {
             const Vector<T> upper = load(tile.upper + c * L), lower = kTwoRows ? load(tile.lower + c * L) : Vector<T>{};
             const T class_weight = piece.class_weight ? piece.class_weight[c] : 1;
-            Vector<T> upper_total = shares.upper_each * -class_weight, lower_total = shares.lower_each * -class_weight;
+            Vector<T> upper_total = live.upper_class_factor * -class_weight;
+            Vector<T> lower_total = live.lower_class_factor * -class_weight;
             const auto add_rows = [&](auto has_target) {
                 for (int k = 0; k < tile.rows; ++k) {
                     const Pixels<T, kTwoRows> pixels(tile, piece, tile.row[k]);
-                    const Vector<T> p = exp_nonpositive(pixels.mix(upper, lower) - shares.lse[k]);
+                    const Vector<T> p = exp_nonpositive(pixels.mix(upper, lower) - live.lse[k]);
                     if (decltype(has_target)::value) {
-                        const Vector<T> one_hot = shares.target[k] == class_id ? shares.one_hot[k] : Vector<T>{};
-                        const Vector<T> g = fused(p, shares.softmax[k], -one_hot);
+                        const Vector<T> one_hot = live.target[k] == class_id ? live.target_factor[k] : Vector<T>{};
+                        const Vector<T> g = fused(p, live.softmax_factor[k], -one_hot);
                         upper_total = fused(g, pixels.upper_weight, upper_total);
                         if (kTwoRows) lower_total = fused(g, pixels.lower_weight, lower_total);
                     } else {
-                        upper_total = fused(p, shares.upper_softmax[k], upper_total);
-                        if (kTwoRows) lower_total = fused(p, shares.lower_softmax[k], lower_total);
+                        upper_total = fused(p, live.upper_softmax_factor[k], upper_total);
+                        if (kTwoRows) lower_total = fused(p, live.lower_softmax_factor[k], lower_total);
                     }
                 }
             };
@@ -315,15 +338,15 @@ void argmax_piece(const ArgmaxPiece<T>& piece) {
     }
 }
 
-template <class T>
+template <class PixelLoss, class T>
 void forward(const ForwardPiece<T>& piece) {
     const FlushDenormals flush;
-    piece.lower ? forward_piece<T, true>(piece) : forward_piece<T, false>(piece);
+    piece.lower ? forward_piece<PixelLoss, T, true>(piece) : forward_piece<PixelLoss, T, false>(piece);
 }
-template <class T>
+template <class PixelLoss, class T>
 void backward(const BackwardPiece<T>& piece) {
     const FlushDenormals flush;
-    piece.lower ? backward_piece<T, true>(piece) : backward_piece<T, false>(piece);
+    piece.lower ? backward_piece<PixelLoss, T, true>(piece) : backward_piece<PixelLoss, T, false>(piece);
 }
 template <class T>
 void argmax(const ArgmaxPiece<T>& piece) {
@@ -331,8 +354,12 @@ void argmax(const ArgmaxPiece<T>& piece) {
     piece.lower ? argmax_piece<T, true>(piece) : argmax_piece<T, false>(piece);
 }
 
-template <class T>
-constexpr UpsampleKernels<T> kUpsample = {kLanes<T>, forward<T>, backward<T>, argmax<T>};
+template <class T, template <class> class... PixelLosses>
+struct LossTable {
+    static constexpr int kCount = sizeof...(PixelLosses);
+    static constexpr LossKernels<T> kKernels[] = {
+        {PixelLosses<T>::kName, forward<PixelLosses<T>, T>, backward<PixelLosses<T>, T>}...};
+};
 
 }  // namespace
 }  // namespace fastia

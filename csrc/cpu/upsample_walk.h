@@ -159,7 +159,7 @@ struct Plan {
     }
 };
 
-// Reads the rows of logits that pieces need, and tells each piece where it lies.
+// Reads the rows of logits that pieces need, and sets where each piece lies.
 template <class T>
 class Reader {
   public:

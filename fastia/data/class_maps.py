@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fastia import checks
 from fastia.data import voc
+from fastia.typing import PathLike
 
 # Categories of COCO and of LVIS (0.5 and 1.0) as the annotation guidelines of VOC class them: vans are cars, scooters
 # are motorbikes, armchairs are chairs; stools, coffee tables, pickup trucks and single cars of a train are nothing.
@@ -91,7 +92,7 @@ def voc_map() -> ClassMap:
     return ClassMap({name: dict.fromkeys((name, *VOC_CATEGORIES[name])) for name in voc.CLASSES[1:]})
 
 
-def read_class_map(path: str | os.PathLike[str]) -> ClassMap:
+def read_class_map(path: PathLike) -> ClassMap:
     """Read a class map from a TOML file.
 
     Its table ``classes`` gives the categories of each class, one name or a list of them, in the order of class ids:

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastia.data.class_maps import ClassMap
-
-PathLike = str | os.PathLike[str]
+from fastia.typing import PathLike
 
 _SHOWN_PROBLEMS = 20
 _MARGIN = 1  # pixels that a polygon may reach out of its image: annotation tools round
@@ -50,7 +49,7 @@ class Region(NamedTuple):
     Attributes:
         annotation: its id in the file.
         class_id: its class; 0: of no class.
-        crowd: whether it covers several objects that are not told apart.
+        crowd: whether it covers several objects that are not annotated one by one.
         thing: whether it is an object; else it is stuff, such as sky.
         shape: polygons, a run-length encoding of COCO, or a :class:`Segment`.
     """

@@ -9,20 +9,21 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import fastia
 from fastia import checks
+from fastia._version import __version__
 from fastia.data import voc
 from fastia.data.class_maps import ClassMap, read_class_map, voc_map
-from fastia.data.coco import AnnotationError, PathLike, Record, read_annotations
+from fastia.data.coco import AnnotationError, Record, read_annotations
 from fastia.data.drawing import draw
 from fastia.data.files import write_lines
 from fastia.data.png import write_ids
-from fastia.data.problems import cores
+from fastia.data.threads import cores
+from fastia.progress import progress_bar
+from fastia.typing import PathLike
 
 _FOLDERS = ("SegmentationClass", "SegmentationObject", "JPEGImages")
 
@@ -138,7 +139,7 @@ def convert_coco(
     staging.begin(_fingerprint(paths, classes, images, link, panoptic_masks), [record.name for record in records])
     converter = _Converter(staging.folder, 255 if len(classes.classes) <= 255 else 65535, pictures, link)
     todo = [record for record in records if record.name not in staging.done]
-    with staging, _progress_bar(len(records)) if progress else nullcontext(lambda count: None) as advance:
+    with staging, progress_bar(len(records), shown=progress) as advance:
         advance(len(records) - len(todo))
         problems = []
         for record, outcome in zip(todo, _in_threads(converter, todo, jobs), strict=True):
@@ -166,7 +167,7 @@ def convert_coco(
 class _Staging:
     """Where files lie until all are complete, with a journal of the images that are.
 
-    The first line of the journal tells the arguments of the conversion, each further one an image and its instances.
+    The first line of the journal holds the arguments of the conversion, each further one an image and its instances.
     """
 
     def __init__(self, root: Path, split: str, classes: list[str]) -> None:
@@ -307,7 +308,7 @@ def _fingerprint(paths: Sequence[PathLike], classes: ClassMap, *options: Any) ->
     digest = hashlib.sha256()
     for path in paths:
         digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
-    digest.update(repr((fastia.__version__, classes.classes, sorted(classes.class_ids.items()), options)).encode())
+    digest.update(repr((__version__, classes.classes, sorted(classes.class_ids.items()), options)).encode())
     return digest.hexdigest()
 
 
@@ -317,9 +318,3 @@ def _in_threads(converter: _Converter, records: list[Record], jobs: int | None) 
             yield from pool.map(converter, records)
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _progress_bar(total: int) -> Any:
-    from fastia.engine import report
-
-    return report.progress_bar(total)

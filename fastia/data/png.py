@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastia.typing import PathLike
+
 zlib: Any
 try:
     from zlib_ng import zlib_ng as zlib
@@ -30,7 +32,7 @@ _GREY_STEPS = {1: 255, 2: 85, 4: 17}  # Pillow stretches grey values of less tha
 _LARGEST_DEFLATE_RATIO = 1032
 
 
-def read_ids(path: str | os.PathLike[str]) -> Ids:
+def read_ids(path: PathLike) -> Ids:
     """Read the ids of a palette or grey PNG.
 
     Args:
@@ -62,7 +64,7 @@ def read_ids(path: str | os.PathLike[str]) -> Ids:
         raise ValueError(f"{os.fspath(path)}: {error}") from None
 
 
-def write_ids(path: str | os.PathLike[str], ids: Ids, palette: NDArray[np.uint8] | None = None) -> None:
+def write_ids(path: PathLike, ids: Ids, palette: NDArray[np.uint8] | None = None) -> None:
     """Write ids as a PNG: uint8 as a palette image, other integers as 16-bit grey.
 
     Args:

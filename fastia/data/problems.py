@@ -1,20 +1,12 @@
-"""What is wrong with the files of a dataset: told for all of them at once, not raised at the first."""
+"""What is wrong with the files of a dataset: reported for all of them at once, not raised at the first."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from fastia.data.png import Ids, read_ids
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-_CHUNK = 8  # images that a worker takes at a time: handing over one costs as much as decoding one
 
 
 class FileProblems(ValueError):
@@ -32,13 +24,27 @@ class FileProblems(ValueError):
         )
 
 
-def read_or_tell(path: str, problems: list[str]) -> Ids | None:
+def read_or_report(path: str, problems: list[str]) -> Ids | None:
     """The ids of a PNG, or None and what is wrong with it."""
     try:
         return read_ids(path)
     except (OSError, ValueError) as error:
         problems.append(describe(path, error))
     return None
+
+
+def read_masks(paths: Mapping[str, str], problems: list[str]) -> dict[str, Ids | None]:
+    """The masks of one image by the names of their paths, of which ``target`` is one; None where one cannot be read.
+
+    What is wrong with them, another size than that of the target too, is added to ``problems``.
+    """
+    masks = {name: read_or_report(path, problems) for name, path in paths.items()}
+    target = masks["target"]
+    for name, ids in masks.items():
+        if target is not None and ids is not None and ids.shape != target.shape:
+            sizes = f"size {size_text(ids.shape)} differs from {size_text(target.shape)}"
+            problems.append(f"{paths[name]}: {sizes} of {paths['target']}")
+    return masks
 
 
 def describe(path: str, error: OSError | ValueError) -> str:
@@ -69,30 +75,3 @@ def foreign_ids(path: str, ids: Ids | None, num_classes: int, ignore_index: int 
 def size_text(shape: tuple[int, ...]) -> str:
     """Width x height of a shape ``[H, W]``."""
     return f"{shape[1]}x{shape[0]}"
-
-
-def in_threads(
-    function: Callable[[Item], Result], items: Sequence[Item], jobs: int | None, advance: Callable[[int], None]
-) -> Iterator[Result]:
-    """The result of every item, in their order; ``advance`` is told how many are done."""
-    chunks = [items[begin : begin + _CHUNK] for begin in range(0, len(items), _CHUNK)]
-
-    def run_chunk(chunk: Sequence[Item]) -> list[Result]:
-        return [function(item) for item in chunk]
-
-    def results(finished: Iterator[list[Result]]) -> Iterator[Result]:
-        for chunk in finished:
-            yield from chunk
-            advance(len(chunk))
-
-    workers = min(jobs or cores(), len(chunks))
-    if workers <= 1:
-        yield from results(map(run_chunk, chunks))
-    else:
-        with ThreadPoolExecutor(workers) as pool:
-            yield from results(pool.map(run_chunk, chunks))
-
-
-def cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -6,7 +6,6 @@ The class of an object is its outline, at which its colour hints. Small objects 
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from fastia import checks
 from fastia.data.png import write_ids
 from fastia.data.voc import VOID
+from fastia.typing import PathLike
 
 CLASSES = ("background", "disc", "square", "triangle", "star", "cross", "ring")
 _AREAS = {"small": (100.0, 900.0), "medium": (1400.0, 8000.0), "large": (13000.0, 26000.0)}
@@ -34,7 +34,7 @@ class _Object:
 
 
 def make_shapes(
-    root: str | os.PathLike[str],
+    root: PathLike,
     images: int = 60,
     *,
     size: tuple[int, int] = (240, 320),

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fastia.data.png import Ids, read_ids
-from fastia.data.problems import describe, foreign_ids, in_threads, read_or_tell, size_text
+from fastia.data.problems import describe, foreign_ids, read_or_report, size_text
+from fastia.data.threads import in_threads
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, red, green, blue in 0..1: what torchvision's backbones were trained with
 DEVIATION = (0.229, 0.224, 0.225)
@@ -163,7 +164,7 @@ def check_files(
         num_classes: ids of masks are 0..num_classes - 1 or ``ignore_index``.
         ignore_index: id of ignored pixels; None: none.
         jobs: number of threads; None: number of cores.
-        advance: told how many images are done.
+        advance: called with the number of images done since the last call.
     """
 
     def check(name: str) -> list[str]:
@@ -172,7 +173,7 @@ def check_files(
         size = _decoded_size(image_path, problems)
         for folder in filter(None, (masks, instances)):
             path = f"{folder / name}.png"
-            ids = read_or_tell(path, problems)
+            ids = read_or_report(path, problems)
             if ids is not None and size is not None and ids.shape != size:
                 problems.append(f"{path}: size {size_text(ids.shape)} differs from {size_text(size)} of {image_path}")
             if folder is masks:

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fastia.typing import PathLike
+
 CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
@@ -30,7 +32,7 @@ class Dataset:
         ValueError: there is no such folder, or it has no ``SegmentationClass``.
     """
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    def __init__(self, root: PathLike) -> None:
         self.root = Path(root)
         self.images = self.root / "JPEGImages"
         self.targets = self.root / "SegmentationClass"
@@ -74,13 +76,13 @@ class Dataset:
         return ids
 
 
-def read_lines(path: str | os.PathLike[str]) -> list[str]:
+def read_lines(path: PathLike) -> list[str]:
     """Lines of a text file without surrounding blanks; empty ones left out."""
     lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     return [line.strip() for line in lines if line.strip()]
 
 
-def class_names(source: str | os.PathLike[str] | Sequence[str] | None) -> list[str]:
+def class_names(source: PathLike | Sequence[str] | None) -> list[str]:
     """Names of the classes.
 
     Args:

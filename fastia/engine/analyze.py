@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import csv as csv_module
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-import fastia
+from fastia import checks, functional
 from fastia.data import voc
 from fastia.data.files import replacing
 from fastia.data.png import read_ids
-from fastia.engine.evaluate import PathLike
+from fastia.data.threads import in_threads
 from fastia.engine.ground_truth import GroundTruth, read_ground_truth
-from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
+from fastia.metrics.registry import SIZE_BOUNDS, SIZE_NAMES
+from fastia.typing import PathLike
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -78,7 +76,7 @@ def analyze_dataset(
         :class:`Analysis`.
 
     Raises:
-        fastia.engine.evaluate.EvaluationError: a :class:`ValueError` with all files that are bad.
+        fastia.data.problems.FileProblems: a :class:`ValueError` with all files that are bad.
         ValueError: no such dataset or split, or an option that is not allowed.
         ModuleNotFoundError: a plot or a decoder needs ``pip install fastia[cli]``.
 
@@ -95,9 +93,7 @@ def analyze_dataset(
     Source: sizes as in COCO's evaluation; the plot follows Figs. 1b and 6 of Mun et al., "Small Objects Matters in
     Weakly-supervised Semantic Segmentation", WACV 2024.
     """
-    for option, path in (("csv", csv), ("instances_csv", instances_csv), ("plot", plot)):
-        if path is not None and (Path(path).is_dir() or not Path(path).parent.is_dir()):
-            raise ValueError(f"{option} must be a file in a folder that exists, got {os.fspath(path)}")
+    checks.new_files(csv=csv, instances_csv=instances_csv, plot=plot)
     truth = read_ground_truth(
         dataset,
         split,
@@ -111,11 +107,12 @@ def analyze_dataset(
     targets = voc.Dataset(dataset).targets
 
     def count_components(name: str) -> NDArray[np.int64]:
-        found = fastia.components(read_ids(targets / f"{name}.png"), background=background, ignore_index=ignore_index)
+        found = functional.components(
+            read_ids(targets / f"{name}.png"), background=background, ignore_index=ignore_index
+        )
         return np.bincount(found.class_id, minlength=len(truth.classes))
 
-    with ThreadPoolExecutor(jobs) as pool:
-        components = np.stack(list(pool.map(count_components, truth.images)))
+    components = np.stack(list(in_threads(count_components, truth.images, jobs)))
     notes = []
     if not truth.has_instances:
         notes.append("No folder SegmentationObject: the connected components of the ground truth are the instances.")

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from fastia import checks
 from fastia.data import voc
 from fastia.data.files import replacing, write_lines
-from fastia.engine.evaluate import PathLike
 from fastia.engine.ground_truth import GroundTruth, read_ground_truth
 from fastia.engine.programme import Counts, Programme, imbalance
-from fastia.scores import SIZE_NAMES
+from fastia.metrics.registry import SIZE_NAMES
+from fastia.typing import PathLike
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -141,8 +141,7 @@ def balance_dataset(
     checks.number("time_limit", time_limit, 0)
     if name is not None and (Path(name).name != name or name.startswith(".") or name == split):
         raise ValueError(f"name must be that of another split than {split}, got {name!r}")
-    if csv is not None and (Path(csv).is_dir() or not Path(csv).parent.is_dir()):
-        raise ValueError(f"csv must be a file in a folder that exists, got {os.fspath(csv)}")
+    checks.new_files(csv=csv)
     truth = read_ground_truth(
         dataset, split, classes=classes, background=background, ignore_index=ignore_index, jobs=jobs, progress=progress
     )

@@ -5,83 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fastia import checks
-from fastia.engine import inference
-from fastia.engine.inference import Interval
-from fastia.engine.results import COLUMNS, SCORES, PathLike, Result, check_same_data, read_result, taking_part, terms
-from fastia.scores import SIZE_NAMES
+from fastia.engine import comparison_report, inference
+from fastia.engine.result import Comparison, Correlation, Difference, Interval
+from fastia.engine.results import SCORES, Result, check_same_data, columns_of, read_result
+from fastia.metrics.registry import SIZE_NAMES
+from fastia.typing import PathLike
 
 FEW = 30  # instances of a class and size below which its score says little
 Methods = Mapping[str, PathLike | Sequence[PathLike]]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A score of one method less that of another.
-
-    Attributes:
-        score, first, second: names of the score and the methods.
-        interval: the difference and its 95 % interval.
-        p: two-sided p-value of the permutation test.
-        p_holm: the same, adjusted for all tests of the comparison.
-    """
-
-    score: str
-    first: str
-    second: str
-    interval: Interval
-    p: float
-    p_holm: float
-
-
-@dataclass(frozen=True)
-class Correlation:
-    """Spearman's correlation between two rankings of the same methods.
-
-    Attributes:
-        first, second: what ranks the methods.
-        interval: the correlation and its 95 % interval over methods.
-        methods: number of methods.
-    """
-
-    first: str
-    second: str
-    interval: Interval
-    methods: int
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What :func:`compare` returns.
-
-    Attributes:
-        scores: by method and score, value and interval.
-        differences: one for each score and pair of methods.
-        correlations: between the rankings by mIoU and IA-mIoU, and by each score on either data set.
-        other: as ``scores``, of the other data set; empty without one.
-        small_strata: number of instances per (class, size) that has some, but fewer than 30.
-        notes: what a reader ought to know.
-        images: number of images.
-        checkpoints: by method, how many there are.
-        protocol, resamples, seed: as given.
-    """
-
-    scores: dict[str, dict[str, Interval]]
-    differences: list[Difference]
-    correlations: list[Correlation]
-    other: dict[str, dict[str, Interval]]
-    small_strata: dict[tuple[str, str], int]
-    notes: list[str]
-    images: int
-    checkpoints: dict[str, int]
-    protocol: str
-    resamples: int
-    seed: int
 
 
 def compare(
@@ -174,9 +110,7 @@ def compare(
         seed=seed,
     )
     if any(reports.values()):
-        from fastia.engine.comparison_report import write_all
-
-        write_all(result, **reports)
+        comparison_report.write_all(result, **reports)
     return result
 
 
@@ -215,9 +149,7 @@ def _intervals(
     seed: int,
 ) -> tuple[dict[str, dict[str, Interval]], list[Interval]]:
     """Intervals by method and score, and those of the differences, by score and pair."""
-    sums = [
-        [[terms(result.sums, SCORES[score]) for result in results] for results in read.values()] for score in scores
-    ]
+    sums = [[[result.terms(score) for result in results] for results in read.values()] for score in scores]
     found = inference.bootstrap(sums, pairs, resamples=resamples, seed=seed)
     by_method = {
         name: {score: intervals[i] for score, (intervals, _) in zip(scores, found, strict=True)}
@@ -233,8 +165,8 @@ def _p_values(
     possible = [test for test in tests if len(read[test[1]]) == len(read[test[2]])]
     differences = []
     for score, first, second in possible:
-        present = np.any([taking_part(result.sums, SCORES[score]) for result in (*read[first], *read[second])], 0)
-        both = [[terms(result.sums, SCORES[score], present) for result in read[name]] for name in (first, second)]
+        present = np.any([result.taking_part(score) for result in (*read[first], *read[second])], 0)
+        both = [[result.terms(score, present) for result in read[name]] for name in (first, second)]
         differences.append((both[0], both[1]))
     found = dict(zip(possible, inference.swap_tests(differences, resamples=resamples, seed=seed), strict=True))
     return [found.get(test, math.nan) for test in tests]
@@ -266,7 +198,7 @@ def _correlations(
 def _small_strata(result: Result) -> dict[tuple[str, str], int]:
     strata: dict[tuple[str, str], int] = {}
     for size in SIZE_NAMES:
-        counts = result.sums[..., COLUMNS.index(f"count_{size}")].sum(0)
+        counts = columns_of(result.sums)[f"count_{size}"].sum(0)
         strata |= {
             (name, size): int(count) for name, count in zip(result.classes, counts, strict=True) if 0 < count < FEW
         }

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastia.engine.compare import Comparison
-from fastia.engine.inference import LEVEL, Interval
-from fastia.engine.report import PathLike, write_together
+from fastia.data.files import write_together
+from fastia.engine.inference import LEVEL
+from fastia.engine.result import Comparison, Interval
+from fastia.typing import PathLike
 
 if TYPE_CHECKING:
     from rich.table import Table

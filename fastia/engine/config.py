@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fastia import checks
+from fastia.typing import PathLike
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -137,7 +138,7 @@ class Config:
         return "".join(f"{name} = {json.dumps(value)}\n" for name, value in dataclasses.asdict(self).items())
 
 
-def load(source: str | os.PathLike[str] | None = None, overrides: Sequence[str] = ()) -> Config:
+def load(source: PathLike | None = None, overrides: Sequence[str] = ()) -> Config:
     """Read a configuration.
 
     Args:
@@ -190,7 +191,7 @@ def _check(values: dict[str, Any], where: str) -> None:
             raise ValueError(f"{where}: {error}") from None
 
 
-def _find(source: str | os.PathLike[str]) -> Path:
+def _find(source: PathLike) -> Path:
     path = Path(source)
     built_in = BUILT_IN / f"{os.fspath(source)}.toml"
     if not path.is_file() and path.name == os.fspath(source) and built_in.is_file():

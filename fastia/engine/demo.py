@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-import fastia
 from fastia.data.png import read_ids
 from fastia.data.shapes import make_shapes
 from fastia.data.voc import Dataset, palette
+from fastia.functional import weights
 
 
 def run(folder: Path) -> None:
@@ -41,11 +41,11 @@ def draw_weights(dataset: Path, path: Path, images: int = 4) -> None:
     layout = Dataset(dataset)
     names = layout.ids("all")[:images]
     masks = np.stack([read_ids(dataset / "PseudoMasks" / f"{name}.png") for name in names])
-    weights: NDArray[np.float32] = fastia.weights(masks)  # [B, H, W]
+    mask_weights: NDArray[np.float32] = weights(masks)  # [B, H, W]
 
     figure = Figure(figsize=(10, 2.6 * images), dpi=100, layout="constrained")
     axes = figure.subplots(images, 3, squeeze=False)
-    for row, name, mask, weight in zip(axes, names, masks, weights, strict=True):
+    for row, name, mask, weight in zip(axes, names, masks, mask_weights, strict=True):
         row[0].imshow(Image.open(layout.images / f"{name}.jpg"))
         row[1].imshow(palette()[mask])
         colours = row[2].imshow(weight, vmin=0, vmax=5, cmap="magma", interpolation="nearest")

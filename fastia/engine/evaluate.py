@@ -6,22 +6,26 @@ import importlib
 import os
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia import checks, scores
+from fastia import checks
 from fastia.data import voc
-from fastia.data.problems import FileProblems, in_threads
+from fastia.data.problems import FileProblems
+from fastia.data.threads import in_threads
+from fastia.engine.report import write_all
+from fastia.engine.result import Evaluation
 from fastia.engine.scoring import ImageScorer
-from fastia.extra import Sums, check_extras, empty_sums, extra_scores
-from fastia.functional_instances import InstanceIoU, Protocol
-
-PathLike = str | os.PathLike[str]
+from fastia.functional_instances import InstanceIoU
+from fastia.metrics import further, registry, standard
+from fastia.metrics.further import Counts
+from fastia.metrics.registry import BINS, SIZE_NAMES
+from fastia.metrics.standard import AbsentClasses
+from fastia.progress import progress_bar
+from fastia.typing import PathLike, Protocol
 
 
 class EvaluationError(FileProblems):
@@ -29,49 +33,6 @@ class EvaluationError(FileProblems):
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__(problems, "evaluated")
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What :func:`evaluate_directory` returns.
-
-    Attributes:
-        scores: the single numbers of :meth:`fastia.InstanceAwareIoU.compute`, by name; NaN where none was to average.
-        per_class: by class name: ``iou``, and ``ia_iou``, ``ia_iou_penalized`` and the numbers of ``instances`` and of
-            ``unmatched`` predicted components, also of each size (``ia_iou_small``, ...).
-        images: ids of the images that were scored.
-        records: one entry per instance and per unmatched component of all images, in their order; ``count`` and
-            ``unmatched_count`` say how many of them each image has.
-        extra_scores: names of those entries of ``scores`` that ``extra`` asked for.
-        extra_sums: what each image adds to these, ``[images, ...]`` by name; see :func:`fastia.extra.image_sums`.
-        class_pixels: ``[images, C, 3]`` int64: intersection, ground-truth and predicted pixels of each class.
-        missing: ids of the images that were skipped because they have no prediction.
-        notes: what a reader of the scores ought to know.
-        dataset, split, predictions: as given.
-        protocol, background, ignore_index: as given.
-        instance_ignore_index: id of void pixels of ``SegmentationObject``; None: none.
-        classes: names of the classes.
-        seconds: time taken, reports not included.
-    """
-
-    scores: dict[str, float]
-    per_class: dict[str, dict[str, float]]
-    images: list[str]
-    records: InstanceIoU
-    class_pixels: NDArray[np.int64]
-    extra_scores: list[str]
-    extra_sums: Sums
-    missing: list[str]
-    notes: list[str]
-    dataset: Path
-    split: str
-    predictions: Path
-    protocol: str
-    background: int | None
-    ignore_index: int | None
-    instance_ignore_index: int | None
-    classes: list[str]
-    seconds: float
 
 
 def evaluate_directory(
@@ -85,6 +46,7 @@ def evaluate_directory(
     ignore_index: int | None = 255,
     instance_ignore_index: int | Literal["ignore_index"] | None = "ignore_index",
     extra: Sequence[str] = (),
+    absent_classes: AbsentClasses = "skip",
     json: PathLike | None = None,
     csv: PathLike | None = None,
     scores_csv: PathLike | None = None,
@@ -112,6 +74,8 @@ def evaluate_directory(
         instance_ignore_index: id of void pixels of ``SegmentationObject``, by default that of ``ignore_index``; None:
             none.
         extra: names of further scores, as of :class:`fastia.InstanceAwareIoU`.
+        absent_classes: ``"skip"`` or ``"zero"``: whether ``miou`` leaves out a class that is predicted but absent from
+            the ground truth, or counts it as 0.
         json: where to write scores and what each image contributes to them.
         csv: where to write one row per instance.
         scores_csv: where to write one row per score, over all classes and of each.
@@ -149,6 +113,7 @@ def evaluate_directory(
     class_names = layout.class_names if classes is None else voc.class_names(classes)
     reports = {"json": json, "csv": csv, "scores_csv": scores_csv, "plot": plot}
     _check_options(predictions, protocol, background, ignore_index, reports, report, jobs)
+    checks.choice("absent_classes", absent_classes, standard.ABSENT_CLASSES)
     if instance_ignore_index == "ignore_index":
         instance_ignore_index = ignore_index
 
@@ -159,7 +124,7 @@ def evaluate_directory(
         num_classes=len(class_names),
         ignore_index=ignore_index,
         allow_missing=allow_missing,
-        extra=check_extras(extra),
+        extra=further.chosen(extra),
         options={
             "protocol": protocol,
             "background": background,
@@ -168,17 +133,17 @@ def evaluate_directory(
         },
     )
     confusion = np.zeros((len(class_names), len(class_names) + 1), np.int64)
-    scored, records, class_pixels, extra_sums, missing = [], [], [], [], []
+    scored, records, class_pixels, counts, missing = [], [], [], [], []
     problems: list[str] = []
-    with _progress_bar(len(names)) if progress else nullcontext(lambda count: None) as advance:
+    with progress_bar(len(names), shown=progress) as advance:
         for name, outcome in zip(names, in_threads(image_scorer, names, jobs, advance), strict=True):
             problems += outcome.problems
             if outcome.scored is not None:
                 scored.append(name)
                 records.append(outcome.scored[0])
-                class_pixels.append(_class_pixels(outcome.scored[1]))
+                class_pixels.append(standard.class_pixels(outcome.scored[1]))
                 confusion += outcome.scored[1]
-                extra_sums.append(outcome.scored[2])
+                counts.append(outcome.scored[2])
             elif not outcome.problems:
                 missing.append(name)
     if not problems and not scored:
@@ -186,12 +151,12 @@ def evaluate_directory(
     if problems:
         raise EvaluationError(problems)
 
-    merged = _merge(records, background if protocol == "exact" else None)
-    empty = empty_sums(image_scorer.extra, len(class_names))
-    by_image = {name: np.stack([each[name] for each in extra_sums]) for name in empty if name != "class_pixels"}
-    sums = {name: values.sum(0) for name, values in by_image.items()} | {"class_pixels": np.stack(class_pixels)}
+    merged = InstanceIoU._make(
+        np.concatenate([np.atleast_1d(part) for part in parts]) for parts in zip(*records, strict=True)
+    )
+    extra_counts = {name: np.stack([each[name] for each in counts]) for name in further.needs(image_scorer.extra)}
     totals, per_class, extra_names = _scores(
-        merged, confusion, class_names, background, protocol, image_scorer.extra, sums
+        merged, confusion, class_names, background, image_scorer.extra, extra_counts, absent_classes
     )
     notes = _notes(merged, layout.has_instances, missing, instance_ignore_index)
     seconds = time.perf_counter() - started
@@ -202,7 +167,7 @@ def evaluate_directory(
         records=merged,
         class_pixels=np.stack(class_pixels),
         extra_scores=extra_names,
-        extra_sums=by_image,
+        extra_counts=extra_counts,
         missing=missing,
         notes=notes,
         dataset=layout.root,
@@ -212,12 +177,11 @@ def evaluate_directory(
         background=background,
         ignore_index=ignore_index,
         instance_ignore_index=instance_ignore_index,
+        absent_classes=absent_classes,
         classes=class_names,
         seconds=seconds,
     )
     if any((*reports.values(), report)):
-        from fastia.engine.report import write_all
-
         write_all(result, **reports, report=report)
     return result
 
@@ -248,51 +212,34 @@ def _check_options(
         importlib.import_module("fastia.engine.page")
 
 
-def _class_pixels(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Intersection, ground-truth and predicted pixels of each class, ``[C, 3]``."""
-    return np.stack([confusion.diagonal(), confusion.sum(1), confusion[:, :-1].sum(0)], axis=1)
-
-
-def _merge(records: Sequence[InstanceIoU], dropped_class: int | None) -> InstanceIoU:
-    """The records of all images one after another; those of a class that has no instances left out."""
-    merged = InstanceIoU._make(
-        np.concatenate([np.atleast_1d(part) for part in parts]) for parts in zip(*records, strict=True)
-    )
-    kept = merged.class_id != (-1 if dropped_class is None else dropped_class)
-    image = np.repeat(np.arange(len(records)), merged.count)[kept]
-    columns = [field[kept] for field in merged[1:7]]
-    return InstanceIoU._make([np.bincount(image, minlength=len(records)), *columns, *merged[7:]])
-
-
 def _scores(
     records: InstanceIoU,
     confusion: NDArray[np.int64],
     classes: list[str],
     background: int | None,
-    protocol: Protocol,
     extra: Sequence[str],
-    extra_sums: Sums,
+    extra_counts: Counts,
+    absent_classes: AbsentClasses,
 ) -> tuple[dict[str, float], dict[str, dict[str, float]], list[str]]:
     """The scores over all classes, a row of scores and counts for each class, and the names of the further scores."""
     batch = InstanceIoU._make(field[None] for field in records)
-    tally = scores.tally(batch, num_classes=len(classes), background=background, protocol=protocol)
-    computed = {name: np.asarray(value) for name, value in scores.scores(tally, confusion).items()}
-    further = {name: np.asarray(value) for name, value in extra_scores(extra, extra_sums, tally, confusion).items()}
-    computed |= further
+    tally = standard.tally(batch, num_classes=len(classes), background=background)
+    counted = standard.standard_columns(tally, confusion)
+    computed = registry.values(standard.ratios(absent_classes), registry.without_stuff(counted, ()))
+    counts = {
+        name: table if further.needs(extra)[name].stacked else table.sum(0) for name, table in extra_counts.items()
+    }
+    found = further.further_scores(extra, counts, tally, confusion)
     columns = {"iou": computed["iou_per_class"]}
-    bins = {"": slice(None), **{f"_{size}": slice(i, i + 1) for i, size in enumerate(scores.SIZE_NAMES, 1)}}
-    for size, chosen in bins.items():
-        instances, unmatched, iou_sum = tally[:, :, chosen].sum(2)
-        with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
-            columns[f"ia_iou{size}"] = iou_sum / 2.0**scores.IOU_BITS / instances
-            columns[f"ia_iou_penalized{size}"] = iou_sum / 2.0**scores.IOU_BITS / (instances + unmatched)
-        columns[f"instances{size}"] = instances
-        columns[f"unmatched{size}"] = unmatched
-    columns |= {name.removesuffix("_per_class"): table for name, table in further.items() if table.ndim}
+    for size, bins in {"": BINS, **{f"_{size}": (size,) for size in SIZE_NAMES}}.items():
+        columns |= {f"{name}{size}": computed[f"{name}{size}_per_class"] for name in ("ia_iou", "ia_iou_penalized")}
+        for name, kind in (("instances", "count"), ("unmatched", "unmatched")):
+            columns[f"{name}{size}"] = registry.combined(counted, {f"{kind}_{each}": 1 for each in bins})[0].astype(int)
+    columns |= {name.removesuffix("_per_class"): table for name, table in found.items() if np.ndim(table)}
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     per_class = {name: dict(zip(columns, row, strict=True)) for name, row in zip(classes, rows, strict=True)}
-    totals = {name: float(value) for name, value in computed.items() if value.ndim == 0}
-    return totals, per_class, [name for name in totals if name in further]
+    totals = {name: float(value) for name, value in (computed | found).items() if not np.ndim(value)}
+    return totals, per_class, [name for name in totals if name in found]
 
 
 def _notes(
@@ -312,9 +259,3 @@ def _notes(
     if has_instances and void is not None and records.instance_id.max(initial=0) > void >= 1:
         notes.append(f"There are instance ids above {void}, and {void} itself counts as void (instance_ignore_index).")
     return notes
-
-
-def _progress_bar(total: int) -> Any:
-    from fastia.engine import report
-
-    return report.progress_bar(total)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from fastia.data import voc
 from fastia.data.problems import FileProblems
 from fastia.data.training import TrainingSet, check_files
 from fastia.engine.config import Config
+from fastia.progress import progress_bar
 
 
 class TrainingFileError(FileProblems):
@@ -45,7 +45,7 @@ class Files:
         """What is wrong with the files of both splits."""
         options: dict[str, Any] = {"num_classes": len(self.classes), "ignore_index": self.config.ignore_index}
         total = len(self.names) + len(self.validation_names)
-        with _checking_bar(total) if progress else nullcontext(lambda count: None) as advance:
+        with progress_bar(total, shown=progress) as advance:
             instances = self.layout.instances if self.layout.has_instances else None
             found = check_files(self.layout.images, self.masks, self.names, advance=advance, **options)
             found += check_files(
@@ -74,9 +74,3 @@ class Files:
         if not inside.exists() and not Path(path).exists():
             raise ValueError(f"{option}: neither {inside} nor {path} exists")
         return inside if inside.exists() else Path(path)
-
-
-def _checking_bar(total: int) -> Any:
-    from fastia.engine import report
-
-    return report.progress_bar(total)

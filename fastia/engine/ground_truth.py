@@ -9,9 +9,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fastia import checks
 from fastia.data import voc
-from fastia.engine.evaluate import PathLike, evaluate_directory
-from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
+from fastia.data.problems import FileProblems, foreign_ids, read_masks
+from fastia.data.threads import in_threads
+from fastia.functional_instances import InstanceIoU, instance_overlaps
+from fastia.metrics.registry import SIZE_BOUNDS, SIZE_NAMES
+from fastia.progress import progress_bar
+from fastia.typing import PathLike
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,9 @@ def read_ground_truth(
             :func:`fastia.evaluate_directory`.
 
     Raises:
-        fastia.engine.evaluate.EvaluationError, ValueError: as there.
+        fastia.data.problems.FileProblems: a :class:`ValueError` with all files that are missing, truncated or damaged,
+            differ in size, or hold an id that is no class.
+        ValueError: no such dataset or split, or an option that is not allowed.
 
     Example:
         >>> import tempfile
@@ -85,28 +92,57 @@ def read_ground_truth(
         (3, 7, 3)
     """
     layout = voc.Dataset(dataset)
-    truth = evaluate_directory(
-        dataset,
-        split,
-        layout.targets,
-        classes=classes,
-        background=background,
-        ignore_index=ignore_index,
-        instance_ignore_index=instance_ignore_index,
-        jobs=jobs,
-        progress=progress,
+    names = layout.ids(split)
+    class_names = layout.class_names if classes is None else voc.class_names(classes)
+    checks.background(background)
+    checks.integer("ignore_index", ignore_index)
+    checks.integer("jobs", jobs, 1)
+
+    def read(name: str) -> tuple[InstanceIoU, NDArray[np.int64]] | list[str]:
+        """The instances of an image, as a perfect prediction meets them, and pixels by class; or what is wrong."""
+        problems: list[str] = []
+        paths = {"target": f"{layout.targets}/{name}.png"}
+        if layout.has_instances:
+            paths["instances"] = f"{layout.instances}/{name}.png"
+        masks = read_masks(paths, problems)
+        target = masks["target"]
+        foreign = foreign_ids(paths["target"], target, len(class_names), ignore_index)
+        if problems or foreign or target is None:
+            return problems + foreign
+        try:
+            records, confusion = instance_overlaps(
+                target,
+                target,
+                masks.get("instances"),
+                background=background,
+                ignore_index=ignore_index,
+                instance_ignore_index=instance_ignore_index,
+                num_classes=len(class_names),
+                threads=1,
+            )
+        except ValueError as error:
+            return [f"{paths['target']}: {error}"]
+        return records, confusion.sum(1)
+
+    with progress_bar(len(names), shown=progress) as advance:
+        found = list(in_threads(read, names, jobs, advance))
+    problems = [problem for each in found if isinstance(each, list) for problem in each]
+    if problems:
+        raise FileProblems(problems, "read")
+    records, pixels = zip(*found, strict=True)
+    class_id, instance_id, area = (
+        np.concatenate([getattr(each, field) for each in records]).astype(np.int64)
+        for field in ("class_id", "instance_id", "area")
     )
-    records = truth.records
-    image = np.repeat(np.arange(len(truth.images)), records.count)
-    kept = records.class_id != (-1 if background is None else background)
+    kept = class_id != (-1 if background is None else background)
     return GroundTruth(
-        images=truth.images,
-        classes=truth.classes,
+        images=names,
+        classes=class_names,
         background=background,
         has_instances=layout.has_instances,
-        image=image[kept],
-        class_id=records.class_id[kept].astype(np.int64),
-        instance_id=records.instance_id[kept].astype(np.int64),
-        area=records.area[kept],
-        class_pixels=truth.class_pixels[:, :, 1],
+        image=np.repeat(np.arange(len(names)), [int(each.count) for each in records])[kept],
+        class_id=class_id[kept],
+        instance_id=instance_id[kept],
+        area=area[kept],
+        class_pixels=np.stack(pixels),
     )

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia.engine.results import Floats, Terms, plain_value
+from fastia.engine.result import Interval
+from fastia.metrics.registry import Terms
+from fastia.typing import Floats
 
 LEVEL = 0.95
 _QUANTILE = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 _ERROR_FLOOR = 0.5  # of the standard error over all images: a resample that by chance lacks what varies has almost none
 _ZERO = 1e-9  # of sums that are whole or half numbers but for rounding
 _CHUNK = 2**18  # resamples times images at a time: what of them stays in the caches
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def bootstrap(
@@ -55,7 +47,7 @@ def bootstrap(
     Example:
         >>> import numpy as np
         >>> from fastia.engine.inference import bootstrap
-        >>> from fastia.engine.results import Terms
+        >>> from fastia.metrics.registry import Terms
         >>> hit = np.random.default_rng(0).integers(0, 2, (200, 1)).astype(float)
         >>> score = [[Terms(hit, np.ones((200, 1)), None)]]
         >>> [((interval,), _)] = bootstrap([score], [], resamples=1000, seed=0)
@@ -115,7 +107,7 @@ def swap_tests(
     Example:
         >>> import numpy as np
         >>> from fastia.engine.inference import swap_tests
-        >>> from fastia.engine.results import Terms
+        >>> from fastia.metrics.registry import Terms
         >>> hit, ones = np.random.default_rng(0).random((50, 1)), np.ones((50, 1))
         >>> swap_tests([([Terms(hit, ones, None)], [Terms(hit / 2, ones, None)])], resamples=999, seed=0)
         [0.001]
@@ -286,5 +278,5 @@ def _checkpoint_width(checkpoints: Sequence[Terms]) -> float:
         return 0.0
     from scipy.stats import t
 
-    values = [plain_value(terms.totals) for terms in checkpoints]
+    values = [terms.value for terms in checkpoints]
     return float(t.ppf(0.5 + LEVEL / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))

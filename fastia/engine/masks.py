@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastia.data import voc
 from fastia.data.png import Ids, read_ids
-from fastia.engine.evaluate import Evaluation
+from fastia.engine.result import Evaluation
 from fastia.functional import label
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class Masks:
+class ImageMasks:
     """The masks of one image, ``[H, W]`` each.
 
     Attributes:
@@ -33,7 +29,7 @@ class Masks:
     ids: NDArray[Any]
 
 
-def read_masks(result: Evaluation, place: int) -> Masks:
+def read_masks(result: Evaluation, place: int) -> ImageMasks:
     """The masks of the image at this place of ``result.images``.
 
     Raises:
@@ -44,17 +40,11 @@ def read_masks(result: Evaluation, place: int) -> Masks:
     target = read_ids(layout.targets / f"{name}.png")
     if not layout.has_instances:
         ids = label(target, background=result.background, ignore_index=result.ignore_index)
-        return Masks(prediction, target, None, ids)
+        return ImageMasks(prediction, target, None, ids)
     instances = read_ids(layout.instances / f"{name}.png")
     void = np.zeros(instances.shape, bool)
     if result.instance_ignore_index is not None:
         void |= instances == result.instance_ignore_index
     if result.protocol == "exact" and result.ignore_index is not None:
         void |= target == result.ignore_index
-    return Masks(prediction, target, instances, np.where(void, instances.dtype.type(0), instances))
-
-
-def in_threads(function: Callable[[int], Value], count: int) -> list[Value]:
-    """The values of a function at 0..count - 1; decoding PNGs lets other threads run."""
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(function, range(count)))
+    return ImageMasks(prediction, target, instances, np.where(void, instances.dtype.type(0), instances))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+from fastia.data.files import replacing
 
 Row = dict[str, float | int | str]
 
@@ -90,14 +91,12 @@ class Monitor:
 def write_table(rows: Sequence[Row], path: Path) -> None:
     """Write rows as CSV; the file appears complete."""
 
-    def write(partial: Path) -> None:
-        with open(partial, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [*rows[0]], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-
-    if rows:
-        _replace(path, write)
+    if not rows:
+        return
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*rows[0]], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def write_curves(history: Sequence[Row], validations: Sequence[Row], switch: int, path: Path) -> None:
@@ -128,7 +127,8 @@ def write_curves(history: Sequence[Row], validations: Sequence[Row], switch: int
         ax.grid(color="0.92", linewidth=0.6)
         ax.spines[["top", "right"]].set_visible(False)
     figure.supxlabel("iteration; dashed: the switch from task A to task B", fontsize=9)
-    _replace(path, lambda partial: figure.savefig(partial, format="png"))
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png")
 
 
 _CURVES = {
@@ -137,15 +137,6 @@ _CURVES = {
     "ia_miou_penalized": "#08519c",
     "ia_miou_penalized_small": "#d94801",
 }
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _brief(row: Row) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-import fastia
+from fastia import functional, losses
 from fastia.engine.config import Config
 from fastia.functional_loss import nearest
 
@@ -22,7 +22,7 @@ def cross_entropy(config: Config) -> Loss:
 
     def loss(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         target = _resized(config, logits, target)
-        total = fastia.size_weighted_cross_entropy(
+        total = losses.size_weighted_cross_entropy(
             logits, target, tau=1, ignore_index=config.ignore_index, reduction="sum"
         )
         return total, _pixels(target, None if config.normalize == "pixels" else config.ignore_index)
@@ -39,7 +39,7 @@ def size_weighted_cross_entropy(config: Config, weights: Weights | None = None) 
     """
 
     def own_weights(target: Tensor) -> Tensor:
-        return fastia.weights(
+        return functional.weights(
             target,
             tau=config.tau,
             connectivity=config.connectivity,  # type: ignore[arg-type]
@@ -53,7 +53,7 @@ def size_weighted_cross_entropy(config: Config, weights: Weights | None = None) 
     def loss(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         target = _resized(config, logits, target)
         weight = weights_of(target)
-        total = fastia.size_weighted_cross_entropy(
+        total = losses.size_weighted_cross_entropy(
             logits, target, weight, ignore_index=config.ignore_index, reduction="sum"
         )
         if config.normalize == "weights":

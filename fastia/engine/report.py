@@ -5,18 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia.engine.evaluate import Evaluation, PathLike
-from fastia.extra import per_class_sums
-from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
+from fastia.data.files import write_together
+from fastia.engine.result import Evaluation
+from fastia.metrics import further
+from fastia.metrics.registry import SIZE_BOUNDS, SIZE_NAMES
+from fastia.typing import PathLike
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -58,22 +57,6 @@ def write_all(
     write_together(result, writers)
 
 
-def write_together(result: Any, reports: Iterable[tuple[PathLike | None, Callable[[Any, Path], None]]]) -> None:
-    """Write reports to paths, where there is one: under temporary names first, then all renamed, or none."""
-    staged: list[tuple[Path, Path]] = []
-    try:
-        for target, write in reports:
-            if target is not None:
-                path = Path(target)
-                staged.append((path.with_name(f".{path.name}.{os.getpid()}.partial"), path))
-                write(result, staged[-1][0])
-        for partial, path in staged:
-            os.replace(partial, path)
-    finally:
-        for partial, _ in staged:
-            partial.unlink(missing_ok=True)
-
-
 def as_dict(result: Evaluation) -> dict[str, Any]:
     """Scores, and per image what intervals and comparisons need; NaN is None.
 
@@ -81,7 +64,8 @@ def as_dict(result: Evaluation) -> dict[str, Any]:
     pixels, predicted pixels], ...], "instances": [[class, instance, area, iou], ...], "unmatched": [[class, area],
     ...]}], "protocol", "classes", "size_bounds"}``; the classes of an image are those that it or its prediction holds.
     With further scores, an image also has ``"extra": {name: [[class, ...], ...]}``: by class, the sums of
-    :func:`fastia.extra.image_sums`, those of IoU and recall as fractions.
+    :mod:`fastia.metrics.further`, those of IoU and recall as fractions. ``"absent_classes"`` is there if it is not
+    ``"skip"``.
     """
     records = result.records
     instances = zip(
@@ -100,7 +84,8 @@ def as_dict(result: Evaluation) -> dict[str, Any]:
                 "unmatched": [list(next(unmatched)) for _ in range(unmatched_count)],
             }
         )
-    by_class = {name: per_class_sums(name, sums) for name, sums in result.extra_sums.items()}
+    kept = {name: sums for name, sums in further.needs(further.SCORES).items() if not sums.stacked}
+    by_class = {name: kept[name].values(table) for name, table in result.extra_counts.items() if name in kept}
     for i, image in enumerate(images if by_class else ()):
         image["extra"] = {name: _rows_by_class(table[i]) for name, table in by_class.items()}
     return {
@@ -110,6 +95,7 @@ def as_dict(result: Evaluation) -> dict[str, Any]:
         "protocol": result.protocol,
         "classes": result.classes,
         "size_bounds": list(SIZE_BOUNDS),
+        **({"absent_classes": result.absent_classes} if result.absent_classes != "skip" else {}),
     }
 
 
@@ -157,8 +143,8 @@ def write_plot(result: Evaluation, path: PathLike) -> None:
         )
         ax.barh(places, 100 * np.nan_to_num(plain), height=0.78, color="#9ecae1", label="IA-IoU")
         ax.barh(places, 100 * np.nan_to_num(penalized), height=0.4, color="#08519c", label="penalized")
-        for place, score, count, extra in zip(places, plain, instances, unmatched, strict=True):
-            text = f"{count:.0f}" + (f" +{extra:.0f}" if extra else "") if count + extra else "none"
+        for place, score, count, false in zip(places, plain, instances, unmatched, strict=True):
+            text = f"{count:.0f}" + (f" +{false:.0f}" if false else "") if count + false else "none"
             ax.text(100 * np.nan_to_num(score) + 1.5, place, text, va="center", fontsize=7, color="0.45")
         ax.axhline(0.5, color="0.3", linewidth=0.8)
         ax.set_title(title, fontsize=10)
@@ -222,24 +208,6 @@ def extra_table(result: Evaluation) -> Table | None:
             sized = (extra.get(f"{name}{size}") for size in _SIZES[1:])
             grid.add_row(name, _percent(value), *("" if each is None else _percent(each) for each in sized))
     return grid
-
-
-@contextmanager
-def progress_bar(total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar with images per second on the standard error stream; yields what advances it by a number of images."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
-    from rich.text import Text
-
-    class Speed(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            speed = task.completed / task.elapsed if task.completed and task.elapsed else 0
-            return Text(f"{speed:,.0f} images/s", style="progress.data.speed")
-
-    columns = (BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=5) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda count: bar.advance(task, count)
 
 
 def _write_page(result: Evaluation, path: Path) -> None:

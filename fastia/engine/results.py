@@ -7,98 +7,35 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastia import checks
 from fastia.checks import PROTOCOLS
-from fastia.extra import SUM_COLUMNS
-from fastia.scores import SIZE_NAMES
+from fastia.metrics import further, registry
+from fastia.metrics.registry import INSTANCES, PIXELS, Columns, Ratio, Terms
+from fastia.metrics.standard import ABSENT_CLASSES, RATIOS, AbsentClasses, ratios
+from fastia.typing import Floats, PathLike
 
-PathLike = str | os.PathLike[str]
-Floats = NDArray[np.float64]
-
-_SIZES = ("background", *SIZE_NAMES)
-COLUMNS = (
-    "hit",
-    "truth",
-    "predicted",
-    *(f"{kind}_{size}" for kind in ("count", "unmatched", "iou") for size in _SIZES),
-    *itertools.chain(*SUM_COLUMNS.values()),
-    # of fine-grained mIoU: IoU and presence of the class in the image, and both over the number of its classes
-    "class_iou",
-    "class_present",
-    "image_iou",
-    "image_share",
-    "weighted_recall",  # of iIoU: recall of instances times the average area of their class
-)
-_EVERY = {"": _SIZES, **{f"_{size}": (size,) for size in SIZE_NAMES}}
-_TOLERANCE = 1e-8  # sums are rounded to multiples of 2^-36 by `fastia evaluate`
+_NEEDS = further.needs(further.SCORES)
+_COUNTED = (*PIXELS, *INSTANCES, *itertools.chain.from_iterable(sums.columns for sums in _NEEDS.values()))
 
 
-@dataclass(frozen=True)
-class Score:
-    """A score as a ratio of sums: how to add up columns of a class, and how to join the classes.
-
-    Attributes:
-        numerator, denominator: names of columns of :data:`COLUMNS`, each with its factor.
-        present: columns whose sum tells whether a class takes part.
-        pooling: ``"mean"`` over classes, ``"frequency"``: mean weighted by ground-truth pixels, or ``"pooled"``: one
-            ratio of the sums over all classes.
-    """
-
-    numerator: Mapping[str, float]
-    denominator: Mapping[str, float]
-    present: Sequence[str]
-    pooling: str = "mean"
+def _derived(columns: Columns) -> dict[str, Floats]:
+    """The columns that follow from those that are counted."""
+    return {name: column for score in further.SCORES.values() for name, column in score.derive(columns).items()}
 
 
-def _ia_miou(sizes: Sequence[str], penalized: bool) -> Score:
-    kinds = ("count", "unmatched") if penalized else ("count",)
-    counted = [f"{kind}_{size}" for kind in kinds for size in sizes]
-    return Score({f"iou_{size}": 1 for size in sizes}, dict.fromkeys(counted, 1), counted)
-
-
-def _components(sizes: Sequence[str]) -> dict[str, Score]:
-    found, false, wanted = ([f"{kind}_{size}" for size in sizes] for kind in ("matched", "false", "count"))
-    predicted, both = [*found, *false], dict.fromkeys([*found, *false, *wanted], 1.0)
-    return {
-        "f1": Score(dict.fromkeys(found, 2), both, list(both)),
-        "precision": Score(dict.fromkeys(found, 1), dict.fromkeys(predicted, 1), predicted),
-        "recall": Score(dict.fromkeys(found, 1), dict.fromkeys(wanted, 1), wanted),
-    }
-
-
+COLUMNS = (*_COUNTED, *_derived(dict.fromkeys(_COUNTED, np.zeros((1, 1)))))
 # Scores of the worst images, and `sq`, which is 0 where nothing matches, are no ratios of sums and not among them.
-SCORES: dict[str, Score] = {
-    "miou": Score({"hit": 1}, {"truth": 1, "predicted": 1, "hit": -1}, ["truth"]),
-    **{f"ia_miou{size}": _ia_miou(sizes, False) for size, sizes in _EVERY.items()},
-    **{f"ia_miou_penalized{size}": _ia_miou(sizes, True) for size, sizes in _EVERY.items()},
-    "pixel_accuracy": Score({"hit": 1}, {"truth": 1}, ["truth"], "pooled"),
-    "mean_accuracy": Score({"hit": 1}, {"truth": 1}, ["truth"]),
-    "fw_iou": Score({"hit": 1}, {"truth": 1, "predicted": 1, "hit": -1}, ["truth"], "frequency"),
-    "pq": Score(
-        {f"match_iou_{size}": 1 for size in SIZE_NAMES},
-        {f"{kind}_{size}": 0.5 for kind in ("matched", "false", "count") for size in SIZE_NAMES},
-        [f"{kind}_{size}" for kind in ("matched", "false", "count") for size in SIZE_NAMES],
-    ),
-    "rq": _components(SIZE_NAMES)["f1"],
-    **{
-        f"component_{name}{suffix}": score
-        for suffix, sizes in {"": SIZE_NAMES, **{f"_{size}": (size,) for size in SIZE_NAMES}}.items()
-        for name, score in _components(sizes).items()
-    },
-    "iiou": Score({"weighted_recall": 1}, {"recall_area": 1, "predicted": 1, "hit": -1}, ["recall_area"]),
-    "miou_image": Score({"image_iou": 1}, {"image_share": 1}, ["class_present"], "pooled"),
-    "miou_class": Score({"class_iou": 1}, {"class_present": 1}, ["class_present"]),
-    "miou_instance": Score({"instance_iou": 1}, {"instance_count": 1}, ["instance_count"]),
-    "boundary_iou": Score(
-        {"boundary_hit": 1}, {"boundary_truth": 1, "boundary_predicted": 1, "boundary_hit": -1}, ["boundary_truth"]
-    ),
+SCORES: dict[str, Ratio] = RATIOS | {
+    name: ratio for score in further.SCORES.values() for name, ratio in score.ratios.items()
 }
-STANDARD_SCORES = tuple(itertools.islice(SCORES, list(SCORES).index("fw_iou") + 1))
+STANDARD_SCORES = tuple(RATIOS)
+_TOLERANCE = 1e-8  # sums are rounded to multiples of 2^-36 by `fastia evaluate`
 
 
 @dataclass(frozen=True)
@@ -111,7 +48,7 @@ class Result:
         scores: names of the scores that it holds and that are ratios of sums.
         sums: ``[images, C, len(COLUMNS)]``: per class pixels (hit, ground truth, predicted) and, by size, numbers of
             instances and of unmatched components and sums of IA-IoU.
-        protocol, classes, size_bounds: as written.
+        protocol, classes, size_bounds, absent_classes: as written.
     """
 
     path: str
@@ -121,37 +58,23 @@ class Result:
     protocol: str
     classes: list[str]
     size_bounds: list[int]
+    absent_classes: AbsentClasses
+
+    def terms(self, score: str, present: NDArray[np.bool_] | None = None) -> Terms:
+        """The terms of a score; of the classes ``present`` (None: those that take part)."""
+        return registry.terms(columns_of(self.sums), self._ratio(score), present)
+
+    def taking_part(self, score: str) -> NDArray[np.bool_]:
+        """``[C]``: which classes a score averages over."""
+        return registry.taking_part(columns_of(self.sums), self._ratio(score))
+
+    def _ratio(self, score: str) -> Ratio:
+        return ratios(self.absent_classes).get(score) or SCORES[score]
 
 
-class Terms(NamedTuple):
-    """What a score adds up over images, per class that takes part."""
-
-    numerator: Floats  # [images, classes]
-    denominator: Floats  # [images, classes]
-    frequency: Floats | None  # [images, classes]: pixels that weigh the classes; None: all weigh alike
-
-    @property
-    def totals(self) -> Terms:
-        """The sums over all images, ``[1, classes]`` each."""
-        numerator, denominator, frequency = self
-        weights = None if frequency is None else frequency.sum(0, keepdims=True)
-        return Terms(numerator.sum(0, keepdims=True), denominator.sum(0, keepdims=True), weights)
-
-
-def terms(sums: Floats, score: Score, present: NDArray[np.bool_] | None = None) -> Terms:
-    """The terms of a score from sums per image; of the classes ``present`` (None: those that the sums hold)."""
-    if present is None:
-        present = taking_part(sums, score)
-    sums = sums[:, present]
-    numerator, denominator = _combined(sums, score.numerator), _combined(sums, score.denominator)
-    if score.pooling == "pooled":
-        return Terms(numerator.sum(1, keepdims=True), denominator.sum(1, keepdims=True), None)
-    return Terms(numerator, denominator, _combined(sums, {"truth": 1}) if score.pooling == "frequency" else None)
-
-
-def taking_part(sums: Floats, score: Score) -> NDArray[np.bool_]:
-    """``[C]``: which classes a score averages over."""
-    return _combined(sums.sum(0), dict.fromkeys(score.present, 1)) > 0
+def columns_of(sums: Floats) -> Columns:
+    """The columns ``[images, C]`` of sums ``[images, C, len(COLUMNS)]``, by name."""
+    return dict(zip(COLUMNS, np.moveaxis(sums, -1, 0), strict=True))
 
 
 def read_result(path: PathLike) -> Result:
@@ -207,6 +130,7 @@ def check_same_data(results: Sequence[Result]) -> list[Result]:
             ("protocol", (first.protocol, result.protocol)),
             ("classes", (first.classes, result.classes)),
             ("size_bounds", (first.size_bounds, result.size_bounds)),
+            ("absent_classes", (first.absent_classes, result.absent_classes)),
         ):
             if values[0] != values[1]:
                 raise ValueError(f"{both} cannot be compared: they differ in {name}: {_difference(*values)}")
@@ -225,9 +149,7 @@ def check_same_data(results: Sequence[Result]) -> list[Result]:
             raise ValueError(
                 f"{both} cannot be compared: the ground truth of {int(differs.sum())} images differs, first of {image}"
             )
-        aligned.append(
-            Result(result.path, first.images, result.scores, sums, result.protocol, result.classes, result.size_bounds)
-        )
+        aligned.append(replace(result, images=first.images, sums=sums))
     return aligned
 
 
@@ -267,32 +189,23 @@ def _parsed(path: str, content: Any) -> Result:
         size[np.isin(rows[:, 1], background)] = 0
         cells = (*_cells(rows), COLUMNS.index(f"{kind}_background") + size)
         np.add.at(sums, cells, 1.0 if value is None else rows[:, value])
-    for name, columns in SUM_COLUMNS.items():
-        if all(name in image.get("extra", {}) for image in images):
-            table = _rows([image["extra"] for image in images], name, 1 + len(columns), len(classes))
-            for column, value in zip(columns, table.T[2:], strict=True):
+    for name, each in _NEEDS.items():
+        if each.stacked:  # the pixels of every image
+            for column, pixels_of in zip(each.columns, PIXELS, strict=True):
+                sums[..., COLUMNS.index(column)] = sums[..., COLUMNS.index(pixels_of)]
+        elif all(name in image.get("extra", {}) for image in images):
+            table = _rows([image["extra"] for image in images], name, 1 + len(each.columns), len(classes))
+            for column, value in zip(each.columns, table.T[2:], strict=True):
                 np.add.at(sums[..., COLUMNS.index(column)], _cells(table), value)
-    _derive(sums)
+    known = registry.without_stuff(columns_of(sums), _NEEDS.values())
+    known = {**known, **_derived(known)}
+    sums = np.stack([known[column] for column in COLUMNS], -1)
     missing = [name for name in STANDARD_SCORES if name not in content["scores"]]
     if missing:
         raise ValueError(f"no entry {missing[0]!r} in scores")
     scores = [name for name in SCORES if name in content["scores"]]
-    return Result(path, names, scores, sums, protocol, classes, bounds)
-
-
-def _derive(sums: Floats) -> None:
-    """Fill the columns that follow from others."""
-    column = {name: sums[..., i] for i, name in enumerate(COLUMNS)}
-    present = column["truth"] > 0
-    union = column["truth"] + column["predicted"] - column["hit"]
-    np.divide(column["hit"], union, out=column["class_iou"], where=present)
-    column["class_present"][...] = present
-    classes = np.maximum(present.sum(1, keepdims=True), 1)
-    column["image_iou"][...] = column["class_iou"] / classes
-    column["image_share"][...] = present / classes
-    instances = sum(column[f"count_{size}"] for size in SIZE_NAMES)
-    average = column["recall_area"].sum(0) / np.maximum(np.sum(instances, 0), 1)
-    column["weighted_recall"][...] = column["recall"] * average
+    absent_classes = checks.choice("absent_classes", content.get("absent_classes", "skip"), ABSENT_CLASSES)
+    return Result(path, names, scores, sums, protocol, classes, bounds, absent_classes)
 
 
 def _rows(images: Sequence[Mapping[str, Any]], key: str, width: int, classes: int) -> Floats:
@@ -310,28 +223,14 @@ def _cells(rows: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64)
 
 
-def _combined(sums: Floats, factors: Mapping[str, float]) -> Floats:
-    return sum((factor * sums[..., COLUMNS.index(name)] for name, factor in factors.items()), np.float64(0))
-
-
 def _check_scores(result: Result, written: Mapping[str, Any]) -> None:
     for name in result.scores:
-        score, given = SCORES[name], math.nan if written[name] is None else written[name]
-        total = terms(result.sums, score).totals
-        value = plain_value(total)
+        given = math.nan if written[name] is None else written[name]
+        value = result.terms(name).value
         if not (isinstance(given, float | int) and np.isclose(given, value, rtol=0, atol=_TOLERANCE, equal_nan=True)):
             raise ValueError(
                 f"{result.path}: its images do not add up to its scores: {name} is {given} and should be {value:.6g}"
             )
-
-
-def plain_value(total: Terms) -> float:
-    """The score of sums ``[1, classes]`` over all images; NaN where no class takes part."""
-    if total.numerator.size == 0:
-        return math.nan
-    ratio = total.numerator[0] / total.denominator[0]  # taking part means a denominator above 0
-    weight = np.ones_like(ratio) if total.frequency is None else total.frequency[0]
-    return float(ratio @ weight / weight.sum())
 
 
 def _difference(first: Any, second: Any) -> str:

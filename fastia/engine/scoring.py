@@ -1,4 +1,4 @@
-"""Reading and scoring of one image of a dataset in folders; what is wrong with its files is told, not raised."""
+"""Reading and scoring of one image of a dataset in folders; what is wrong with its files is reported, not raised."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastia.data.png import Ids
-from fastia.data.problems import foreign_ids, read_or_tell, size_text
-from fastia.extra import Sums, image_sums
+from fastia.data.problems import foreign_ids, read_masks
 from fastia.functional_instances import InstanceIoU, instance_matches, instance_overlaps
+from fastia.metrics import further
+from fastia.metrics.further import Counts
+from fastia.metrics.registry import CountedImage
 
 
 class Outcome(NamedTuple):
     """What became of one image: scored, or problems, or neither where its prediction is missing and may be."""
 
-    scored: tuple[InstanceIoU, NDArray[np.int64], Sums] | None = (
-        None  # records, confusion matrix [C, C + 1], extra sums
-    )
+    scored: tuple[InstanceIoU, NDArray[np.int64], Counts] | None = None  # records, confusion matrix, further counts
     problems: Sequence[str] = ()
 
 
@@ -45,18 +45,12 @@ class ImageScorer:
         if self.allow_missing and not os.path.exists(prediction_path):
             return Outcome()
         target_path = f"{self.targets}/{name}.png"
-        instances_path = f"{self.instances}/{name}.png"
-        prediction = read_or_tell(prediction_path, problems)
-        target = read_or_tell(target_path, problems)
-        instances = read_or_tell(instances_path, problems) if self.instances is not None else None
-        if target is not None:
-            for path, ids in ((prediction_path, prediction), (instances_path, instances)):
-                if ids is not None and ids.shape != target.shape:
-                    problems.append(
-                        f"{path}: size {size_text(ids.shape)} differs from {size_text(target.shape)} of {target_path}"
-                    )
-        if prediction is not None:
-            problems += foreign_ids(prediction_path, prediction, *allowed)
+        paths = {"prediction": prediction_path, "target": target_path}
+        if self.instances is not None:
+            paths["instances"] = f"{self.instances}/{name}.png"
+        masks = read_masks(paths, problems)
+        prediction, target, instances = masks["prediction"], masks["target"], masks.get("instances")
+        problems += foreign_ids(prediction_path, prediction, *allowed)
         if problems or prediction is None or target is None:
             return Outcome(problems=problems + foreign_ids(target_path, target, *allowed))
         try:
@@ -66,10 +60,11 @@ class ImageScorer:
 
     def _score(
         self, prediction: Ids, target: Ids, instances: Ids | None
-    ) -> tuple[InstanceIoU, NDArray[np.int64], Sums]:
+    ) -> tuple[InstanceIoU, NDArray[np.int64], Counts]:
         options = {"num_classes": self.num_classes, "threads": 1, **self.options}
         if not self.extra:
             return *instance_overlaps(prediction, target, instances, **options), {}
         records, confusion, matches = instance_matches(prediction, target, instances, **options)
-        kept = {name: self.options[name] for name in ("background", "ignore_index")}
-        return records, confusion, image_sums(self.extra, prediction, target, records, confusion, matches, **kept)
+        ids = self.options["background"], self.options["ignore_index"]
+        image = CountedImage(prediction, target, records, confusion, matches, *ids)
+        return records, confusion, further.count(self.extra, image)

@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia import checks, scores
+from fastia import checks
 from fastia.data import voc
-from fastia.engine.evaluate import Evaluation, PathLike, evaluate_directory
-from fastia.engine.masks import Masks, in_threads, read_masks
-from fastia.functional_instances import Protocol, instance_overlaps
-from fastia.scores import IOU_BITS, SIZE_NAMES
+from fastia.data.files import write_together
+from fastia.data.threads import in_threads
+from fastia.engine.evaluate import evaluate_directory
+from fastia.engine.masks import ImageMasks, read_masks
+from fastia.engine.result import Evaluation
+from fastia.functional_instances import instance_overlaps
+from fastia.metrics import registry, standard
+from fastia.metrics.registry import SIZE_NAMES
+from fastia.typing import PathLike, Protocol
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -82,7 +87,7 @@ def corner_cases(*, protocol: Protocol = "wacv2024") -> list[Curve]:
             prediction[y : y + side, x : x + columns] = 1
             if beside:
                 prediction[squares[other]] = 1
-            masks = Masks(prediction, target, instances, instances)
+            masks = ImageMasks(prediction, target, instances, instances)
             tally, counted = _score(masks, prediction, 2, protocol=protocol, background=0)
             tallies.append(tally)
             pixels.append(counted)
@@ -159,9 +164,8 @@ def removal(
     num_classes = len(perfect.classes)
     tallies = np.zeros((len(ends), 3, num_classes, 4), np.int64)
     pixels = np.zeros((len(ends), num_classes, 3), np.int64)
-    changes = in_threads(
-        lambda place: _changes(perfect, place, ids[image == place], gone_at[image == place]), len(perfect.images)
-    )
+    places = range(len(perfect.images))
+    changes = in_threads(lambda place: _changes(perfect, place, ids[image == place], gone_at[image == place]), places)
     for point, tally, counted in (change for changes_of_image in changes for change in changes_of_image):
         tallies[point] += tally
         pixels[point] += counted
@@ -216,8 +220,6 @@ def write_all(curves: Sequence[Curve], *, csv: PathLike | None = None, plot: Pat
     Raises:
         OSError: a file cannot be written.
     """
-    from fastia.engine.report import write_together
-
     write_together(curves, ((csv, write_csv), (plot, write_plot)))
 
 
@@ -268,15 +270,14 @@ def _changes(
 
 
 def _score(
-    masks: Masks, prediction: NDArray[Any], num_classes: int, **options: Any
+    masks: ImageMasks, prediction: NDArray[Any], num_classes: int, **options: Any
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Sums ``[3, C, 4]`` of the records, and pixels ``[C, 3]``: intersection, ground truth, predicted."""
     records, confusion = instance_overlaps(
         prediction, masks.target, masks.instances, num_classes=num_classes, threads=1, **options
     )
-    chosen = {name: options[name] for name in ("background", "protocol")}
-    tally = scores.tally(records, num_classes=num_classes, **chosen)
-    return tally, np.stack([confusion.diagonal(), confusion.sum(1), confusion[:, :-1].sum(0)], axis=1)
+    tally = standard.tally(records, num_classes=num_classes, background=options["background"])
+    return tally, standard.class_pixels(confusion)
 
 
 def _foreground_scores(
@@ -285,21 +286,7 @@ def _foreground_scores(
     """Scores ``[P]`` of sums ``[P, 3, C, 4]`` and pixels ``[P, C, 3]``, without the class ``background``."""
     if background is not None:
         tallies, pixels = np.delete(tallies, background, axis=2), np.delete(pixels, background, axis=1)
-    hit, truth, predicted = np.moveaxis(pixels, 2, 0)
-    count, unmatched, total = np.moveaxis(tallies, 1, 0)  # [P, C, 4] each
-    total = total / 2.0**IOU_BITS
-    found = {
-        "miou": _mean_ratio(np.where(truth > 0, hit, 0), np.where(truth > 0, truth + predicted - hit, 0)),
-        "ia_miou": _mean_ratio(total.sum(2), count.sum(2)),
-        "ia_miou_penalized": _mean_ratio(total.sum(2), (count + unmatched).sum(2)),
+    points = [registry.without_stuff(standard.columns_from(*sums), ()) for sums in zip(tallies, pixels, strict=True)]
+    return {
+        name: np.array([registry.terms(columns, standard.RATIOS[name]).value for columns in points]) for name in SCORES
     }
-    sizes = enumerate(SIZE_NAMES, 1)
-    return found | {f"ia_miou_{size}": _mean_ratio(total[..., i], count[..., i]) for i, size in sizes}
-
-
-def _mean_ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> NDArray[np.float64]:
-    """Mean over the classes ``[P, C]`` whose denominator is not 0; NaN where there are none."""
-    present = denominator > 0
-    ratio = np.divide(numerator, denominator, out=np.zeros(denominator.shape), where=present)
-    classes = present.sum(1)
-    return np.divide(ratio.sum(1), classes, out=np.full(len(classes), np.nan), where=classes > 0)

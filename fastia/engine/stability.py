@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastia import checks
-from fastia.engine.results import COLUMNS, SCORES, PathLike, Result, check_same_data, plain_value, read_result, terms
-from fastia.scores import SIZE_NAMES
+from fastia.engine.results import Result, check_same_data, columns_of, read_result
+from fastia.metrics.registry import BINS, terms
+from fastia.metrics.standard import RATIOS
+from fastia.typing import Floats, PathLike
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-Floats = NDArray[np.float64]
 
 _SHOWN = ("miou", "ia_miou", "ia_miou_penalized")
 
@@ -154,14 +154,15 @@ def sentences(result: Stability) -> list[str]:
 
 
 def _score(sums: Floats, name: str) -> float:
-    return plain_value(terms(sums, SCORES[name]).totals)
+    return terms(columns_of(sums), RATIOS[name]).value
 
 
 def _equal_sizes(result: Result, name: str) -> float:
     """Mean over classes of the mean over sizes; under wacv2024 the background is a class of one size."""
-    totals = result.sums.sum(0)  # [C, columns]
-    kinds = {kind: totals[:, [COLUMNS.index(f"{kind}_{size}") for size in ("background", *SIZE_NAMES)]]
-             for kind in ("iou", "count", "unmatched")}  # fmt: skip
+    columns = columns_of(result.sums)
+    kinds = {
+        kind: np.stack([columns[f"{kind}_{size}"].sum(0) for size in BINS], 1) for kind in ("iou", "count", "unmatched")
+    }
     counted = kinds["count"] + (kinds["unmatched"] if name == "ia_miou_penalized" else 0)  # [C, 4]
     present = counted.any(1)
     cells = np.divide(kinds["iou"], counted, out=np.zeros_like(counted), where=counted > 0)[present]

@@ -17,16 +17,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-import fastia
 from fastia.data.training import batches, normalized
 from fastia.engine import checkpoint, objective, schedule
 from fastia.engine.config import Config
-from fastia.engine.evaluate import Evaluation, evaluate_directory
+from fastia.engine.evaluate import evaluate_directory
 from fastia.engine.files import Files, TrainingFileError
 from fastia.engine.monitor import Monitor, Row, write_curves, write_table
 from fastia.engine.objective import Loss, Weights
 from fastia.engine.processes import Processes, joined, stop_requests
+from fastia.engine.result import Evaluation
 from fastia.engine.validate import validate, write_predictions
+from fastia.losses import EWC
 
 # Keys of the configuration that may change when a run is resumed, for they do not change what is learned.
 _FREE_KEYS = {
@@ -59,7 +60,7 @@ def train(
     *,
     loss: Loss | None = None,
     weights: Weights | None = None,
-    ewc: Callable[[nn.Module], fastia.EWC] | None = None,
+    ewc: Callable[[nn.Module], EWC] | None = None,
     resume: bool = False,
     progress: bool = False,
 ) -> Result:
@@ -117,7 +118,7 @@ class _Run:
         here: Processes,
         loss: Loss | None,
         weights: Weights | None,
-        ewc: Callable[[nn.Module], fastia.EWC] | None,
+        ewc: Callable[[nn.Module], EWC] | None,
     ) -> None:
         from fastia.models import DeepLabV2
 
@@ -135,9 +136,9 @@ class _Run:
         self.model.to(here.device)
         groups = self.model.parameter_groups(config.learning_rate, config.weight_decay)
         self.optimizer = torch.optim.SGD(groups, momentum=config.momentum)
-        self.ewc: fastia.EWC | None = None
+        self.ewc: EWC | None = None
         if config.ewc_lambda > 0 and 0 < config.switch < config.iterations:
-            make = ewc or (lambda model: fastia.EWC(model, fisher=config.fisher, decay=config.fisher_decay))
+            make = ewc or (lambda model: EWC(model, fisher=config.fisher, decay=config.fisher_decay))
             self.ewc = make(self.model)
             warning = schedule.instability(config, self.optimizer.param_groups)
             if warning:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import fastia
+from fastia.data.files import replacing
 from fastia.data.png import read_ids, write_ids
 from fastia.data.training import normalized, read_image
 from fastia.data.voc import Dataset
 from fastia.engine.processes import Processes
+from fastia.functional import upsample_argmax
+from fastia.metrics import InstanceAwareIoU
 
 
 def validate(
@@ -38,7 +39,7 @@ def validate(
         num_classes, background, ignore_index: as in :class:`fastia.InstanceAwareIoU`.
         precision: of the forward pass.
     """
-    metric = fastia.InstanceAwareIoU(num_classes, background=background, ignore_index=ignore_index, per_class=False).to(
+    metric = InstanceAwareIoU(num_classes, background=background, ignore_index=ignore_index, per_class=False).to(
         here.device
     )
     for name, logits, _ in _outputs(model, dataset, names, here, precision, (1.0,), False):
@@ -69,10 +70,8 @@ def write_predictions(
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, logits, size in _outputs(model, dataset, names, here, precision, scales, flip):
-        path = folder / f"{name}.png"
-        partial = folder / f".{name}.{os.getpid()}.partial"
-        write_ids(partial, fastia.upsample_argmax(logits, size)[0].cpu().numpy())
-        os.replace(partial, path)
+        with replacing(folder / f"{name}.png") as partial:
+            write_ids(partial, upsample_argmax(logits, size)[0].cpu().numpy())
 
 
 @torch.inference_mode()

@@ -259,10 +259,10 @@ class InstanceTable:
         return count
 
     def copy_matches(
-        self, class_id: Array, area: Array, void_area: Array, instance_area: Array, intersection: Array
+        self, class_id: Array, area: Array, void_area: Array, instance_area: Array, intersection: Array, union: Array
     ) -> None:
         """Fills `[B, N]` arrays of the predicted components: int32, then int64."""
-        columns = map(_pointer, (class_id, area, void_area, instance_area, intersection))
+        columns = map(_pointer, (class_id, area, void_area, instance_area, intersection, union))
         _library.fastia_matches_copy(self._handle, ctypes.c_int64(class_id.shape[1]), *columns)
 
     def __del__(self) -> None:

@@ -1,4 +1,4 @@
-"""The CPU kernels of upsampled cross-entropy and argmax: `csrc/cpu/upsample.cpp`, called through ctypes.
+"""The CPU kernels of pixel losses and argmax of upsampled logits: `csrc/cpu/upsample.cpp`, called through ctypes.
 
 Arguments are taken as checked CPU tensors of any strides; what is allocated here is returned. Arithmetic is float64 for
 float64 logits, else float32. Ids and weights are checked here, as the kernels read them.
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from fastia.kernels import cpu
-from fastia.kernels.cpu import InvalidId
+from fastia.kernels.logits import arithmetic, dense, invalid_target, negative_weight
+from fastia.options import LossOptions
 
-_NEGATIVE_WEIGHT = 4
+_NEGATIVE_WEIGHT, _UNKNOWN_LOSS = 4, 5
 
 
 class _Logits(ctypes.Structure):
@@ -27,70 +28,67 @@ class _Logits(ctypes.Structure):
     ]
 
 
-class _CrossEntropy(ctypes.Structure):
+class _PixelLoss(ctypes.Structure):
     _fields_ = [
+        ("name", ctypes.c_char_p),
+        ("parameters", ctypes.POINTER(ctypes.c_double)),
         ("logits", _Logits),
         ("target", cpu._Maps),
         ("weights", ctypes.c_void_p),
         ("class_weight", ctypes.c_void_p),
-        ("label_smoothing", ctypes.c_double),
         ("ignore_index", cpu._Id),
         ("align_corners", ctypes.c_int32),
         ("threads", ctypes.c_int32),
     ]
 
 
-def upsample_cross_entropy(
+def upsample_loss(
     logits: Tensor,
     target: Tensor,
     weights: Tensor | None,
     class_weight: Tensor | None,
+    options: LossOptions,
     *,
-    label_smoothing: float,
-    ignore_index: int | None,
-    align_corners: bool,
     threads: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the weighted loss and the float64 log-sum-exp `[B, H, W]`, 0 where ignored, and `sums [3]` float64.
 
     The sums are those of the loss, of weight * class weight over the pixels that are not ignored, and their number.
     """
-    dtype = _arithmetic(logits)
+    dtype = arithmetic(logits)
     loss, lse = torch.empty(target.shape, dtype=dtype), torch.empty(target.shape, dtype=torch.float64)
     sums = torch.empty(3, dtype=torch.float64)
-    weights, class_weight = _dense(weights, dtype), _dense(class_weight, dtype)
-    problem = _problem(logits, target, weights, class_weight, label_smoothing, ignore_index, align_corners, threads)
+    weights, class_weight = dense(weights, dtype), dense(class_weight, dtype)
+    problem = _problem(logits, target, weights, class_weight, options, threads)
     error = cpu._Error()
-    status = cpu._library.fastia_upsample_cross_entropy(
+    status = cpu._library.fastia_upsample_loss(
         ctypes.byref(problem), _pointer(loss), _pointer(lse), _pointer(sums), ctypes.byref(error)
     )
-    _check(status, error, logits, weights, ignore_index)
+    _check(status, error, logits, weights, options)
     return loss, lse, sums
 
 
-def upsample_cross_entropy_backward(
+def upsample_loss_backward(
     grad: Tensor,
     logits: Tensor,
     target: Tensor,
     weights: Tensor | None,
     class_weight: Tensor | None,
     lse: Tensor,
+    options: LossOptions,
     *,
-    label_smoothing: float,
-    ignore_index: int | None,
-    align_corners: bool,
     threads: int | None = None,
 ) -> Tensor:
     """Returns the gradient of `logits`, given that of each pixel's loss: `[B, H, W]`, or 0-d, the same for all."""
     if not target.numel():
         return torch.zeros_like(logits)
-    dtype = _arithmetic(logits)
+    dtype = arithmetic(logits)
     grad_logits = torch.empty_like(logits)
-    weights, class_weight, lse = _dense(weights, dtype), _dense(class_weight, dtype), lse.contiguous()
+    weights, class_weight, lse = dense(weights, dtype), dense(class_weight, dtype), lse.contiguous()
     grad = grad.to(dtype).expand(target.shape)
-    problem = _problem(logits, target, weights, class_weight, label_smoothing, ignore_index, align_corners, threads)
+    problem = _problem(logits, target, weights, class_weight, options, threads)
     error = cpu._Error()
-    status = cpu._library.fastia_upsample_cross_entropy_backward(
+    status = cpu._library.fastia_upsample_loss_backward(
         ctypes.byref(problem),
         _pointer(grad),
         (ctypes.c_int64 * 3)(*_byte_strides(grad)),
@@ -98,7 +96,7 @@ def upsample_cross_entropy_backward(
         ctypes.byref(_logits(grad_logits)),
         ctypes.byref(error),
     )
-    _check(status, error, logits, weights, ignore_index)
+    _check(status, error, logits, weights, options)
     return grad_logits
 
 
@@ -121,14 +119,6 @@ def upsample_argmax(
     return out
 
 
-def _arithmetic(logits: Tensor) -> torch.dtype:
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
-
-
-def _dense(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if tensor is None else tensor.detach().to(dtype).contiguous()
-
-
 def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
@@ -147,30 +137,28 @@ def _problem(
     target: Tensor,
     weights: Tensor | None,
     class_weight: Tensor | None,
-    label_smoothing: float,
-    ignore_index: int | None,
-    align_corners: bool,
+    options: LossOptions,
     threads: int | None,
-) -> _CrossEntropy:
-    return _CrossEntropy(
+) -> _PixelLoss:
+    return _PixelLoss(
+        options.name.encode(),
+        (ctypes.c_double * len(options.parameters))(*options.parameters),
         _logits(logits),
         cpu._maps(target),
         _pointer(weights),
         _pointer(class_weight),
-        label_smoothing,
-        cpu._id(ignore_index),
-        align_corners,
+        cpu._id(options.ignore_index),
+        options.align_corners,
         threads or cpu.num_threads(),
     )
 
 
-def _check(status: int, error: Any, logits: Tensor, weights: Tensor | None, ignore_index: int | None) -> None:
+def _check(status: int, error: Any, logits: Tensor, weights: Tensor | None, options: LossOptions) -> None:
     if status == cpu._INVALID_ID:
-        raise InvalidId(
-            f"target holds the id {error.value}, but ids must lie in 0..{logits.shape[1] - 1} (logits have"
-            f" {logits.shape[1]} classes) or equal ignore_index ({ignore_index})"
-        )
+        raise invalid_target(error.value, logits.shape[1], options.ignore_index)
     if status == _NEGATIVE_WEIGHT:
         assert weights is not None
-        raise ValueError(f"weights must not be negative, got {weights.view(-1)[error.value].item()}")
+        raise negative_weight(weights.view(-1)[error.value].item())
+    if status == _UNKNOWN_LOSS:
+        raise NotImplementedError(f"the CPU kernels have no pixel loss {options.name}")
     cpu._check(status, error, {})

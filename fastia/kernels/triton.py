@@ -1,4 +1,4 @@
-"""The Triton backend: cross-entropy and argmax of bilinearly upsampled logits that are never formed, on CUDA tensors.
+"""The Triton backend: pixel losses and argmax of bilinearly upsampled logits that are never formed, on CUDA tensors.
 
 Arguments are taken as checked; every tensor may have any strides. Nothing here waits for the device. The same input
 gives the same bits: no atomics, and sums of programs are added in a fixed order. `docs/fused_loss.md` derives the
@@ -13,6 +13,7 @@ import triton
 if not hasattr(triton.language, "gather"):
     raise ImportError(f"Triton must be 3.2 or later, as torch 2.6 brings it, got {triton.__version__}")
 
+from fastia.kernels.logits import dense
 from fastia.kernels.triton_kernels import (
     argmax_kernel,
     backward_kernel,
@@ -20,6 +21,8 @@ from fastia.kernels.triton_kernels import (
     forward_kernel,
     pixel_kernel,
 )
+from fastia.kernels.triton_losses import PIXEL_LOSSES, PixelLoss
+from fastia.options import LossOptions
 
 PIXELS = 128  # full-resolution pixels of one program: one per thread of four warps
 CELLS = {4: 32, 8: 16, 16: 16}  # low-resolution columns of one backward program (a warp), for each block of classes
@@ -37,15 +40,12 @@ def class_block(num_classes: int) -> int:
     return 4 if num_classes <= 4 else 8 if num_classes <= 24 else 16
 
 
-def upsample_cross_entropy(
+def upsample_loss(
     logits: torch.Tensor,
     target: torch.Tensor,
     weights: torch.Tensor | None,
     class_weight: torch.Tensor | None,
-    *,
-    label_smoothing: float,
-    ignore_index: int | None,
-    align_corners: bool,
+    options: LossOptions,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Returns the loss `[B, H, W]` in float32, the log-sum-exp `[B, H, W]` in float64 and three sums in float64.
 
@@ -53,6 +53,7 @@ def upsample_cross_entropy(
     """
     b, height, width = target.shape
     num_classes, in_height, in_width = logits.shape[1:]
+    pixel_loss = _pixel_loss(options)
     loss = logits.new_empty((b, height, width), dtype=torch.float32)
     # float32 would round off digits of a large log-sum-exp that the softmax in the backward still has
     lse = torch.empty_like(loss, dtype=torch.float64)
@@ -60,72 +61,72 @@ def upsample_cross_entropy(
     partial_sums = loss.new_empty((3, programs))
     if programs == 0 or logits.numel() == 0:
         return loss.zero_(), lse.zero_(), partial_sums.new_zeros(3, dtype=torch.float64)
-    target, weights, class_weight = _readable(target), _float32(weights), _dense(class_weight)
-    weights_or_none = loss if weights is None else weights
+    target, weights, class_weight = _readable(target), _float32(weights), dense(class_weight, torch.float32)
     with _device(logits):
         forward_kernel[(programs,)](
-            logits, target, weights_or_none, loss if class_weight is None else class_weight, loss, lse, partial_sums,
-            *logits.stride(), *target.stride(), *weights_or_none.stride(),
-            num_classes, in_height, in_width, height, width,
-            float(label_smoothing), _ignored_class(ignore_index, logits),
-            0 if weights is None else width, 0 if class_weight is None else num_classes,
-            ALIGN_CORNERS=bool(align_corners), WIDE=_is_wide(logits, target, weights_or_none, loss),
-            CLASSES=class_block(num_classes), PIXELS=PIXELS, **PIXEL_OPTIONS,
+            logits, target, weights, class_weight, loss, lse, partial_sums,
+            *logits.stride(), *target.stride(), *_strides(weights),
+            num_classes, in_height, in_width, height, width, _ignored_class(options.ignore_index, logits),
+            pixel_loss.class_share(options.parameters, num_classes), *_two(options.parameters),
+            FORWARD=pixel_loss.forward, ALIGN_CORNERS=bool(options.align_corners),
+            WIDE=_is_wide(logits, target, weights, loss), CLASSES=class_block(num_classes), PIXELS=PIXELS,
+            **PIXEL_OPTIONS,
         )  # fmt: skip
     return loss, lse, partial_sums.sum(1, dtype=torch.float64)
 
 
-def upsample_cross_entropy_backward(
+def upsample_loss_backward(
     grad: torch.Tensor,
     logits: torch.Tensor,
     target: torch.Tensor,
     weights: torch.Tensor | None,
     class_weight: torch.Tensor | None,
     lse: torch.Tensor,
-    *,
-    label_smoothing: float,
-    ignore_index: int | None,
-    align_corners: bool,
+    options: LossOptions,
 ) -> torch.Tensor:
     """Returns the gradient of the logits; `grad` is that of the loss, `[B, H, W]` or one number for every pixel."""
     b, height, width = target.shape
     num_classes, in_height, in_width = logits.shape[1:]
+    pixel_loss = _pixel_loss(options)
     grad_logits = torch.empty_like(logits)
     if logits.numel() == 0 or target.numel() == 0:
         return grad_logits.zero_()
-    target, weights, class_weight = _readable(target), _float32(weights), _dense(class_weight)
+    target, weights, class_weight = _readable(target), _float32(weights), dense(class_weight, torch.float32)
     grad, lse = grad.to(torch.float32).expand(target.shape), lse.contiguous()
-    on_loss, on_softmax, offset = (torch.empty_like(lse, dtype=torch.float32) for _ in range(3))
+    class_share = pixel_loss.class_share(options.parameters, num_classes)
+    softmax_factor, target_factor, rounded_lse = (torch.empty_like(lse, dtype=torch.float32) for _ in range(3))
+    class_factor = torch.empty_like(rounded_lse) if class_share else None
     labels = torch.empty_like(lse, dtype=torch.int16 if num_classes < 2**15 else torch.int32)
     row_used = labels.new_empty((b, height), dtype=torch.int32)
-    weights_or_none = on_loss if weights is None else weights
-    class_weight_or_none = on_loss if class_weight is None else class_weight
-    class_total = on_loss if class_weight is None else class_weight.sum()
-    smoothing, num_class_weights = float(label_smoothing), 0 if class_weight is None else num_classes
-    wide = _is_wide(logits, grad_logits, target, weights_or_none, grad, lse)
+    wide = _is_wide(logits, grad_logits, target, weights, grad, lse)
     classes = class_block(num_classes)
+    needs_nll = pixel_loss.backward_needs_nll
     with _device(logits):
         pixel_kernel[(b * height,)](
-            grad, target, weights_or_none, lse, class_weight_or_none, class_total,
-            on_loss, on_softmax, offset, labels, row_used,
-            *grad.stride(), *target.stride(), *weights_or_none.stride(), num_classes, height, width, smoothing,
-            _ignored_class(ignore_index, logits), 0 if weights is None else width, num_class_weights,
+            logits if needs_nll else None, grad, target, weights, lse,
+            class_weight, None if class_weight is None else class_weight.sum(),
+            softmax_factor, target_factor, class_factor, rounded_lse, labels, row_used,
+            *logits.stride(), *grad.stride(), *target.stride(), *_strides(weights),
+            num_classes, in_height, in_width, height, width, _ignored_class(options.ignore_index, logits),
+            class_share, *_two(options.parameters),
+            BACKWARD=pixel_loss.backward, ALIGN_CORNERS=needs_nll and bool(options.align_corners),
             WIDE=wide, PIXELS=PIXELS, **PIXEL_OPTIONS,
         )  # fmt: skip
         if (in_height, in_width) == (height, width):
             backward_same_size_kernel[(b * triton.cdiv(height * width, PIXELS),)](
-                logits, on_loss, on_softmax, offset, labels, class_weight_or_none, grad_logits,
-                *logits.stride(), *grad_logits.stride(), num_classes, height, width, smoothing, num_class_weights,
+                logits, softmax_factor, target_factor, class_factor, rounded_lse, labels, class_weight, grad_logits,
+                *logits.stride(), *grad_logits.stride(), num_classes, height, width,
                 WIDE=wide, CLASSES=classes, PIXELS=PIXELS, **PIXEL_OPTIONS,
             )  # fmt: skip
             return grad_logits
         programs = b * triton.cdiv(num_classes, classes) * triton.cdiv(in_width, CELLS[classes] - 1)
         strip = max(triton.cdiv(in_height * programs, BACKWARD_PROGRAMS), 2)  # a strip recomputes one row of cells
         backward_kernel[(programs * triton.cdiv(in_height, strip),)](
-            logits, on_loss, on_softmax, offset, labels, row_used, class_weight_or_none, grad_logits,
-            *logits.stride(), *grad_logits.stride(), num_classes, in_height, in_width, height, width,
-            smoothing, num_class_weights, strip,
-            ALIGN_CORNERS=bool(align_corners), WIDE=wide, CLASSES=classes, CELLS=CELLS[classes], **CELL_OPTIONS,
+            logits, softmax_factor, target_factor, class_factor, rounded_lse, labels, row_used, class_weight,
+            grad_logits, *logits.stride(), *grad_logits.stride(),
+            num_classes, in_height, in_width, height, width, strip,
+            ALIGN_CORNERS=bool(options.align_corners), WIDE=wide, CLASSES=classes, CELLS=CELLS[classes],
+            **CELL_OPTIONS,
         )  # fmt: skip
     return grad_logits
 
@@ -154,8 +155,19 @@ def _float32(weights: torch.Tensor | None) -> torch.Tensor | None:
     return None if weights is None else weights.to(torch.float32)
 
 
-def _dense(class_weight: torch.Tensor | None) -> torch.Tensor | None:
-    return None if class_weight is None else class_weight.to(torch.float32).contiguous()
+def _strides(weights: torch.Tensor | None) -> tuple[int, ...]:
+    return (0, 0, 0) if weights is None else weights.stride()
+
+
+def _two(parameters: tuple[float, ...]) -> tuple[float, ...]:
+    """The parameters of a pixel loss as its functions take them, always two."""
+    return (*parameters, 0.0, 0.0)[:2]
+
+
+def _pixel_loss(options: LossOptions) -> PixelLoss:
+    if options.name not in PIXEL_LOSSES:
+        raise NotImplementedError(f"the Triton kernels have no pixel loss {options.name}")
+    return PIXEL_LOSSES[options.name]
 
 
 def _ignored_class(ignore_index: int | None, logits: torch.Tensor) -> int:
@@ -163,13 +175,13 @@ def _ignored_class(ignore_index: int | None, logits: torch.Tensor) -> int:
     return -1 if ignore_index is None or not 0 <= ignore_index < logits.shape[1] else ignore_index
 
 
-def _is_wide(logits: torch.Tensor, *tensors: torch.Tensor) -> bool:
+def _is_wide(logits: torch.Tensor, *others: torch.Tensor | None) -> bool:
     """Whether an offset or a position may not fit into 32 bits; the last tensor has the shape of the output.
 
     The last program may reach past the end by a few thousand.
     """
-    every = (logits, *tensors)
-    extents = [sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True)) for t in every]
+    tensors = [logits, *(tensor for tensor in others if tensor is not None)]
+    extents = [sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True)) for t in tensors]
     sides = zip(logits.shape[2:], tensors[-1].shape[1:], strict=True)
     positions = [2 * (of + 1) * (to + 1) for of, to in sides]  # numerators of `triton_interpolation`
     return max(*extents, *positions) >= 2**31 - 2**16

@@ -1,7 +1,8 @@
-"""The device code of `fastia.kernels.triton`: cross-entropy and argmax of bilinearly upsampled logits, never formed.
+"""The device code of `fastia.kernels.triton`: pixel losses and argmax of bilinearly upsampled logits, never formed.
 
 Each kernel is compiled once per block of classes, dtype and `align_corners`, and once more (`WIDE`) for tensors whose
-offsets need 64 bits: sizes, strides and addresses are never specialised on.
+offsets need 64 bits: sizes, strides and addresses are never specialised on. A tensor that may be absent is then None,
+which is known when a kernel is compiled. What is computed of a pixel, FORWARD and BACKWARD, is one of `triton_losses`.
 """
 
 import inspect
@@ -29,24 +30,35 @@ def _kernel(function: Callable) -> Any:
 
 
 @triton.jit
-def _target_class(target, weights, target_offset, weights_offset, mask, weighted, num_classes, ignore_index):
+def _target_class(target, weights, target_offset, weights_offset, mask, num_classes, ignore_index):
     """The class of each pixel, -1 where it is ignored, and its weight, 1 where it has none."""
     ids = tl.load(target + target_offset, mask=mask, other=0).to(tl.int64)
-    weight = tl.load(weights + weights_offset, mask=mask & weighted, other=1.0)
     valid = mask & (ids >= 0) & (ids < num_classes) & (ids != ignore_index)
-    # A NaN weight is no negative one: it shows in the loss.
-    return tl.where(valid & ((weight >= 0) | (weight != weight)), ids, -1).to(tl.int32), weight
+    if weights is None:
+        weight = tl.full(ids.shape, 1.0, tl.float32)
+    else:
+        weight = tl.load(weights + weights_offset, mask=mask, other=1.0)
+        valid = valid & ((weight >= 0) | (weight != weight))  # a NaN weight is no negative one: it shows in the loss
+    return tl.where(valid, ids, -1).to(tl.int32), weight
+
+
+@triton.jit
+def _weight_of_class(class_weight, c, mask):
+    if class_weight is None:
+        return tl.full(c.shape, 1.0, tl.float32)
+    else:
+        return tl.load(class_weight + c, mask=mask, other=1.0)
 
 
 @_kernel
 def forward_kernel(
-    logits, target, weights, class_weight, loss, log_sum_exp, partial_sums,
+    logits, target, weights, class_weight, loss, lse, partial_sums,
     logits_b: tl.int64, logits_c: tl.int64, logits_y: tl.int64, logits_x: tl.int64,
     target_b: tl.int64, target_y: tl.int64, target_x: tl.int64,
     weights_b: tl.int64, weights_y: tl.int64, weights_x: tl.int64,
     num_classes: tl.int32, in_height: tl.int32, in_width: tl.int32, out_height: tl.int32, out_width: tl.int32,
-    label_smoothing: tl.float32,
-    ignore_index: tl.int32, weights_width: tl.int32, num_class_weights: tl.int32,
+    ignore_index: tl.int32, class_share: tl.float32, first_parameter: tl.float32, second_parameter: tl.float32,
+    FORWARD: tl.constexpr,
     ALIGN_CORNERS: tl.constexpr, WIDE: tl.constexpr, CLASSES: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
     size = as_index(out_height, WIDE) * out_width
@@ -62,11 +74,11 @@ def forward_kernel(
         weights,
         b * as_index(target_b, WIDE) + y * as_index(target_y, WIDE) + x * as_index(target_x, WIDE),
         b * as_index(weights_b, WIDE) + y * as_index(weights_y, WIDE) + x * as_index(weights_x, WIDE),
-        inside, x < weights_width, num_classes, ignore_index,
+        inside, num_classes, ignore_index,
     )  # fmt: skip
     valid = label >= 0
-    lse = tl.full([PIXELS], 0.0, tl.float64)
-    ce = tl.full([PIXELS], 0.0, tl.float32)
+    log_sum_exp = tl.full([PIXELS], 0.0, tl.float64)
+    value = tl.full([PIXELS], 0.0, tl.float32)
     label_weight = tl.full([PIXELS], 0.0, tl.float32)
     if tl.max(valid.to(tl.int32), 0) > 0:
         stride = as_index(logits_c, WIDE)
@@ -93,29 +105,28 @@ def forward_kernel(
             larger = tl.maximum(largest, tl.max(z, 0))
             previous_shift = shift
             shift = tl.where(larger == float("-inf"), 0.0, larger)
-            if label_smoothing != 0:
-                class_weights = tl.load(class_weight + c, mask=present & (c < num_class_weights), other=1.0)
-                each = tl.where(present[:, None], class_weights[:, None] * (shift[None, :] - z), 0.0)
-                below += (shift - previous_shift) * class_total + tl.sum(each, 0)
+            if class_share != 0:
+                class_weights = _weight_of_class(class_weight, c, present)
+                distances = tl.where(present[:, None], class_weights[:, None] * (shift[None, :] - z), 0.0)
+                below += (shift - previous_shift) * class_total + tl.sum(distances, 0)
                 class_total += tl.sum(tl.where(present, class_weights, 0.0), 0)
             total = total * exp(largest - shift) + tl.sum(exp(z - shift[None, :]), 0)
             largest = larger
         log_total = tl.log(total)
-        lse = largest.to(tl.float64) + log_total.to(tl.float64)
+        log_sum_exp = largest.to(tl.float64) + log_total.to(tl.float64)
 
         corners = top_left, top_right, bottom_left, bottom_right, fraction_y, fraction_x
         z = interpolate(image + tl.maximum(label, 0) * stride, corners, valid, resized)
-        label_weight = tl.load(class_weight + label, mask=valid & (label < num_class_weights), other=1.0)
-        ce = (1.0 - label_smoothing) * label_weight * ((largest - z) + log_total)
-        if label_smoothing != 0:
-            ce += label_smoothing / num_classes * (class_total * log_total + below)
-    lse = tl.where(valid, lse, 0.0)
-    ce = tl.where(valid, weight * ce, 0.0)
-    offset = b * size + pixel
-    tl.store(loss + offset, ce, mask=inside)
-    tl.store(log_sum_exp + offset, lse, mask=inside)
+        label_weight = _weight_of_class(class_weight, label, valid)
+        value = FORWARD((largest - z) + log_total, first_parameter, second_parameter) * label_weight
+        if class_share != 0:
+            value += class_share * (class_total * log_total + below)
+    value = tl.where(valid, weight * value, 0.0)
+    position = b * size + pixel
+    tl.store(loss + position, value, mask=inside)
+    tl.store(lse + position, tl.where(valid, log_sum_exp, 0.0), mask=inside)
     programs = tl.num_programs(0)
-    tl.store(partial_sums + program, tl.sum(ce, 0))
+    tl.store(partial_sums + program, tl.sum(value, 0))
     tl.store(partial_sums + programs + program, tl.sum(tl.where(valid, weight * label_weight, 0.0), 0))
     tl.store(partial_sums + 2 * programs + program, tl.sum(valid.to(tl.float32), 0))
 
@@ -166,23 +177,26 @@ def argmax_kernel(
 
 @_kernel
 def pixel_kernel(
-    grad, target, weights, log_sum_exp, class_weight, class_weight_total, on_loss, on_softmax, offset, labels, row_used,
+    logits, grad, target, weights, lse, class_weight, class_weight_sum,
+    softmax_factor, target_factor, class_factor, rounded_lse, labels, row_used,
+    logits_b: tl.int64, logits_c: tl.int64, logits_y: tl.int64, logits_x: tl.int64,
     grad_b: tl.int64, grad_y: tl.int64, grad_x: tl.int64,
     target_b: tl.int64, target_y: tl.int64, target_x: tl.int64,
     weights_b: tl.int64, weights_y: tl.int64, weights_x: tl.int64,
-    num_classes: tl.int32, height: tl.int32, width: tl.int32, label_smoothing: tl.float32,
-    ignore_index: tl.int32, weights_width: tl.int32, num_class_weights: tl.int32,
-    WIDE: tl.constexpr, PIXELS: tl.constexpr,
+    num_classes: tl.int32, in_height: tl.int32, in_width: tl.int32, height: tl.int32, width: tl.int32,
+    ignore_index: tl.int32, class_share: tl.float32, first_parameter: tl.float32, second_parameter: tl.float32,
+    BACKWARD: tl.constexpr, ALIGN_CORNERS: tl.constexpr, WIDE: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
     """What a backward needs of each pixel, and of each row whether it has a pixel that is not ignored.
 
-    With u = `on_loss` and a = `on_softmax`, the gradient of logit c of a pixel of class y is
-    a exp(z_c - offset) - u (1 - s) class_weight_y [c = y] - u s / C class_weight_c.
-    The offset is the log-sum-exp in float32; what that rounds off goes into a.
+    The gradient of logit c of a pixel of class y is
+    softmax_factor exp(z_c - rounded_lse) - target_factor [c = y] - class_factor class_weight_c;
+    what the log-sum-exp was rounded by goes into the first factor. `logits` are absent where BACKWARD does not need
+    the negative log-likelihood, `class_factor` where it is 0.
     """
     row = tl.program_id(0)
     b, y = row // height, row % height
-    class_total = tl.load(class_weight_total, mask=num_class_weights > 0, other=num_classes.to(tl.float32))
+    class_total = num_classes.to(tl.float32) if class_weight is None else tl.load(class_weight_sum)
     used = tl.full([PIXELS], 0, tl.int32)
     for first in range(0, width, PIXELS):
         x = first + tl.arange(0, PIXELS)
@@ -192,51 +206,66 @@ def pixel_kernel(
             weights,
             b * as_index(target_b, WIDE) + y * as_index(target_y, WIDE) + x * as_index(target_x, WIDE),
             b * as_index(weights_b, WIDE) + y * as_index(weights_y, WIDE) + x * as_index(weights_x, WIDE),
-            inside, x < weights_width, num_classes, ignore_index,
+            inside, num_classes, ignore_index,
         )  # fmt: skip
         valid = label >= 0
         used |= valid.to(tl.int32)
         position = as_index(row, WIDE) * width + x
         grad_offset = b * as_index(grad_b, WIDE) + y * as_index(grad_y, WIDE) + x * as_index(grad_x, WIDE)
-        u = tl.load(grad + grad_offset, mask=valid, other=0.0) * weight
-        lse = tl.load(log_sum_exp + position, mask=valid, other=0.0)
-        rounded = lse.to(tl.float32)
-        residual = (lse - rounded.to(tl.float64)).to(tl.float32)
-        label_weight = tl.load(class_weight + label, mask=valid & (label < num_class_weights), other=1.0)
-        a = u * ((1.0 - label_smoothing) * label_weight + label_smoothing / num_classes * class_total)
-        tl.store(on_loss + position, u, mask=valid)
-        tl.store(on_softmax + position, tl.fma(-a, residual, a), mask=valid)
-        tl.store(offset + position, rounded, mask=valid)
+        upstream = tl.load(grad + grad_offset, mask=valid, other=0.0) * weight
+        log_sum_exp = tl.load(lse + position, mask=valid, other=0.0)
+        rounded = log_sum_exp.to(tl.float32)
+        rest = (log_sum_exp - rounded.to(tl.float64)).to(tl.float32)
+        nll = tl.full([PIXELS], 0.0, tl.float32)
+        if logits is not None:
+            corners = corners_of(
+                as_index(y, WIDE), as_index(x, WIDE), as_index(logits_y, WIDE), as_index(logits_x, WIDE),
+                in_height, in_width, height, width, ALIGN_CORNERS,
+            )  # fmt: skip
+            plane = logits + b * as_index(logits_b, WIDE) + tl.maximum(label, 0) * as_index(logits_c, WIDE)
+            resized = ((in_height != height) | (in_width != width)).to(tl.int32)
+            nll = rounded - interpolate(plane, corners, valid, resized) + rest
+        slope = BACKWARD(nll, first_parameter, second_parameter) * _weight_of_class(class_weight, label, valid)
+        softmax = upstream * (slope + class_share * class_total)
+        tl.store(softmax_factor + position, tl.fma(-softmax, rest, softmax), mask=valid)
+        tl.store(target_factor + position, upstream * slope, mask=valid)
+        if class_factor is not None:
+            tl.store(class_factor + position, upstream * class_share, mask=valid)
+        tl.store(rounded_lse + position, rounded, mask=valid)
         tl.store(labels + position, label.to(labels.dtype.element_ty), mask=inside)
     tl.store(row_used + row, tl.max(used, 0))
 
 
 @triton.jit
-def _load_pixel(on_loss, on_softmax, offset, labels, class_weight, position, mask, label_smoothing, num_class_weights):
-    """A pixel's class, factors of softmax and one-hot target, loss gradient and offset (see `pixel_kernel`)."""
+def _load_pixel(softmax_factor, target_factor, class_factor, rounded_lse, labels, position, mask):
+    """What `pixel_kernel` has stored of a pixel: its class, the three factors and the log-sum-exp."""
     label = tl.load(labels + position, mask=mask, other=-1).to(tl.int32)
     valid = label >= 0
-    u = tl.load(on_loss + position, mask=valid, other=0.0)
-    a = tl.load(on_softmax + position, mask=valid, other=0.0)
-    shift = tl.load(offset + position, mask=valid, other=0.0)
-    label_weight = tl.load(class_weight + label, mask=valid & (label < num_class_weights), other=1.0)
-    return label, a, u * ((1.0 - label_smoothing) * label_weight), u, shift
+    of_softmax = tl.load(softmax_factor + position, mask=valid, other=0.0)
+    of_target = tl.load(target_factor + position, mask=valid, other=0.0)
+    of_class = tl.full(label.shape, 0.0, tl.float32)
+    if class_factor is not None:
+        of_class = tl.load(class_factor + position, mask=valid, other=0.0)
+    return label, of_softmax, of_target, of_class, tl.load(rounded_lse + position, mask=valid, other=0.0)
 
 
 @triton.jit
-def _logit_gradient(z, c, label, on_softmax, on_target, on_each, shift):
-    g = tl.where(label[None, :] == c[:, None], -on_target[None, :], 0.0)
-    g = tl.fma(on_softmax[None, :], exp(z - shift[None, :]), g) - on_each
+def _logit_gradient(z, c, class_weights, pixel, class_factor):
+    label, of_softmax, of_target, of_class, lse = pixel
+    g = tl.where(label[None, :] == c[:, None], -of_target[None, :], 0.0)
+    g = tl.fma(of_softmax[None, :], exp(z - lse[None, :]), g)
+    if class_factor is not None:
+        g -= of_class[None, :] * class_weights[:, None]
     return tl.where((label >= 0)[None, :], g, 0.0)
 
 
 @_kernel
 def backward_kernel(
-    logits, on_loss, on_softmax, offset, labels, row_used, class_weight, grad_logits,
+    logits, softmax_factor, target_factor, class_factor, rounded_lse, labels, row_used, class_weight, grad_logits,
     logits_b: tl.int64, logits_c: tl.int64, logits_y: tl.int64, logits_x: tl.int64,
     grad_b: tl.int64, grad_c: tl.int64, grad_y: tl.int64, grad_x: tl.int64,
     num_classes: tl.int32, in_height: tl.int32, in_width: tl.int32, out_height: tl.int32, out_width: tl.int32,
-    label_smoothing: tl.float32, num_class_weights: tl.int32, strip: tl.int32,
+    strip: tl.int32,
     ALIGN_CORNERS: tl.constexpr, WIDE: tl.constexpr, CLASSES: tl.constexpr, CELLS: tl.constexpr,
 ):  # fmt: skip
     """One lane per class and cell, a cell being the outputs between four neighbours; first row and column are halo."""
@@ -260,8 +289,7 @@ def backward_kernel(
 
     present = c < num_classes
     mask = present[:, None] & in_tile[None, :]
-    class_weights = tl.load(class_weight + c, mask=c < num_class_weights, other=1.0)
-    class_shares = label_smoothing / num_classes * class_weights
+    class_weights = _weight_of_class(class_weight, c, present)
     stride_y, stride_x = as_index(logits_y, WIDE), as_index(logits_x, WIDE)
     plane = logits + b * as_index(logits_b, WIDE) + (c * as_index(logits_c, WIDE))[:, None]
     left = (tl.maximum(cell, 0) * stride_x)[None, :]
@@ -302,17 +330,15 @@ def backward_kernel(
                 for k in range(0, longest):
                     x = start + k
                     position = output_row * out_width + x
-                    label, softmax_factor, target_factor, u, shift = _load_pixel(
-                        on_loss, on_softmax, offset, labels, class_weight, position, k < count,
-                        label_smoothing, num_class_weights,
-                    )  # fmt: skip
+                    pixel = _load_pixel(
+                        softmax_factor, target_factor, class_factor, rounded_lse, labels, position, k < count
+                    )
                     right_weight = fraction_of(
                         as_index(x, WIDE), as_index(cell, WIDE), in_width, out_width, ALIGN_CORNERS
                     )
                     left_weight = 1.0 - right_weight
                     z = mix(z_left, z_right, left_weight[None, :], right_weight[None, :])
-                    each = u[None, :] * class_shares[:, None]
-                    g = _logit_gradient(z, c, label, softmax_factor, target_factor, each, shift)
+                    g = _logit_gradient(z, c, class_weights, pixel, class_factor)
                     sum_left = tl.fma(left_weight[None, :], g, sum_left)
                     sum_right = tl.fma(right_weight[None, :], g, sum_right)
                 grad_left = tl.fma(upper_weight, sum_left, grad_left)
@@ -330,10 +356,10 @@ def backward_kernel(
 
 @_kernel
 def backward_same_size_kernel(
-    logits, on_loss, on_softmax, offset, labels, class_weight, grad_logits,
+    logits, softmax_factor, target_factor, class_factor, rounded_lse, labels, class_weight, grad_logits,
     logits_b: tl.int64, logits_c: tl.int64, logits_y: tl.int64, logits_x: tl.int64,
     grad_b: tl.int64, grad_c: tl.int64, grad_y: tl.int64, grad_x: tl.int64,
-    num_classes: tl.int32, height: tl.int32, width: tl.int32, label_smoothing: tl.float32, num_class_weights: tl.int32,
+    num_classes: tl.int32, height: tl.int32, width: tl.int32,
     WIDE: tl.constexpr, CLASSES: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
     """The gradient where nothing is resized: one lane per pixel."""
@@ -345,10 +371,8 @@ def backward_same_size_kernel(
     y, x = (pixel // width).to(tl.int32), (pixel % width).to(tl.int32)
     inside = pixel < size
     position = b * size + pixel
-    label, softmax_factor, target_factor, u, shift = _load_pixel(
-        on_loss, on_softmax, offset, labels, class_weight, position, inside, label_smoothing, num_class_weights
-    )
-    valid = label >= 0
+    loaded = _load_pixel(softmax_factor, target_factor, class_factor, rounded_lse, labels, position, inside)
+    valid = loaded[0] >= 0
     used = tl.max(valid.to(tl.int32), 0) > 0
     z_offset = y * as_index(logits_y, WIDE) + x * as_index(logits_x, WIDE)
     grad_offset = y * as_index(grad_y, WIDE) + x * as_index(grad_x, WIDE)
@@ -359,10 +383,9 @@ def backward_same_size_kernel(
         present = (c < num_classes)[:, None]
         g = tl.full([CLASSES, PIXELS], 0.0, tl.float32)
         if used:
-            class_weights = tl.load(class_weight + c, mask=c < num_class_weights, other=1.0)
+            class_weights = _weight_of_class(class_weight, c, c < num_classes)
             pointer = image + (c * as_index(logits_c, WIDE))[:, None] + z_offset[None, :]
             z = tl.load(pointer, mask=present & valid[None, :], other=0.0).to(tl.float32)
-            each = u[None, :] * (label_smoothing / num_classes * class_weights)[:, None]
-            g = _logit_gradient(z, c, label, softmax_factor, target_factor, each, shift)
+            g = _logit_gradient(z, c, class_weights, loaded, class_factor)
         pointer = grad_image + (c * as_index(grad_c, WIDE))[:, None] + grad_offset[None, :]
         tl.store(pointer, g.to(grad_logits.dtype.element_ty), mask=present & inside[None, :])

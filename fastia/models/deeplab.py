@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from fastia import checks
 from fastia.models.backbones import BACKBONES
 from fastia.models.weights import LoadReport, load_matching, read_state, unwrapped_name
+from fastia.typing import PathLike
 
 RATES = (6, 12, 18, 24)
 
@@ -101,7 +101,7 @@ class DeepLabV2(nn.Module):
             for params, rate, decay in ((params, factor * learning_rate, decay) for params, factor, decay in groups)
         ]
 
-    def load_backbone(self, path: str | os.PathLike[str]) -> LoadReport:
+    def load_backbone(self, path: PathLike) -> LoadReport:
         """Load the backbone from a state dict file with torchvision's names, or one of a whole segmentation network.
 
         Returns:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from fastia.typing import PathLike
 
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+|(?<=\.)_orig_mod\.")
 
@@ -80,7 +81,7 @@ def load_matching(module: nn.Module, state: dict[str, Tensor]) -> LoadReport:
     return report
 
 
-def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def read_state(path: PathLike) -> dict[str, Tensor]:
     """Read a state dict: tensors by name, alone in the file or in a dict under ``model`` or ``state_dict``.
 
     Only tensors and plain values are unpickled (``weights_only=True``), so that no code of the file runs.

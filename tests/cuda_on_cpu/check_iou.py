@@ -16,7 +16,7 @@ from fastia import reference
 from fastia.kernels import cuda_iou_plan
 from fastia.kernels.cuda_iou_plan import OverlapInputs, OverlapOptions
 from fastia.kernels.cuda_plan import Tuning
-from fastia.scores import tally
+from fastia.metrics import tally
 
 
 def check_scenes(kernels: Kernels, seed: int, largest: int = 40, **changes: Any) -> int:
@@ -68,7 +68,7 @@ def check_update(
     kernels: Kernels, arrays: list[Array | None], options: dict[str, Any], tuning: Tuning, seed: int
 ) -> None:
     expected, confusion = expected_records(arrays, options, None, None)
-    classes = {name: options[name] for name in ("num_classes", "background", "protocol")}
+    classes = {name: options[name] for name in ("num_classes", "background")}
     sums = np.ones((3, options["num_classes"], 4), np.int64)
     added = np.ones(confusion.shape[1:], np.int64)
     plan = cuda_iou_plan.update(inputs_of(arrays), OverlapOptions(**options), tuning)

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-import fastia
-from fastia.engine.evaluate import Evaluation, PathLike
-from fastia.engine.masks import in_threads
+from fastia._version import __version__
+from fastia.data.threads import in_threads
 from fastia.engine.page.pixels import Instances, read_instances
-from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
+from fastia.engine.result import Evaluation
+from fastia.metrics.registry import SIZE_BOUNDS, SIZE_NAMES
+from fastia.typing import PathLike
 
 try:
     import jinja2
@@ -71,7 +72,7 @@ def write_page(result: Evaluation, path: PathLike) -> None:
     environment.filters["percent"] = _percent
     text = environment.get_template("page.html").render(
         result=result,
-        version=fastia.__version__,
+        version=__version__,
         sizes=_SIZES,
         size_names=SIZE_NAMES,
         side=[math.isqrt(bound) for bound in SIZE_BOUNDS],
@@ -144,7 +145,7 @@ def _gallery(result: Evaluation, instances: Instances) -> list[tuple[str, str, l
         worst, median = pictures.choose(instances, place)
         chosen += [(size, "worst", worst), (size, "median", median)]
     indices = [index for _, _, group in chosen for index in group]
-    drawn = iter(in_threads(lambda i: pictures.draw(result, instances, indices[i]), len(indices)))
+    drawn = in_threads(lambda index: pictures.draw(result, instances, index), indices)
     return [(size, kind, [next(drawn) for _ in group]) for size, kind, group in chosen]
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from fastia.engine.evaluate import Evaluation
-from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
+from fastia.engine.result import Evaluation
+from fastia.metrics.registry import SIZE_BOUNDS, SIZE_NAMES
 
 GROUPS = ("all", *SIZE_NAMES)  # what a chart can be limited to, by the buttons of the page
-MOST_CLASSES = 60  # of a confusion matrix; more cannot be told apart
+MOST_CLASSES = 60  # of a confusion matrix; more cannot be distinguished
 PLAIN, PENALIZED = "#6baed6", "#d9730d"
 SIZE_COLOURS = {"small": "#d9730d", "medium": "#2a9d8f", "large": "#7b6fd0"}
 _BASE = {

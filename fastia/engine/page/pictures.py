@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastia.data import voc
-from fastia.engine.evaluate import Evaluation
 from fastia.engine.masks import read_masks
 from fastia.engine.page.pixels import Instances
+from fastia.engine.result import Evaluation
 
 PICTURES = 6  # worst, and as many median instances, of each size
 _MARGIN = 0.6  # around an instance, of its longer side

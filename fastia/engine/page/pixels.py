@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia.engine.evaluate import Evaluation
-from fastia.engine.masks import Masks, in_threads, read_masks
-from fastia.scores import SIZE_BOUNDS, SIZE_NAMES
+from fastia.data.threads import in_threads
+from fastia.engine.masks import ImageMasks, read_masks
+from fastia.engine.result import Evaluation
+from fastia.metrics.registry import SIZE_BOUNDS, SIZE_NAMES
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def read_instances(result: Evaluation) -> Instances:
         ids = instance_id[first[place] : first[place + 1]]
         return _count(read_masks(result, place), ids, classes) if len(ids) else np.zeros((0, classes + 1), np.int64)
 
-    for place, pixels in enumerate(in_threads(count, len(result.images))):
+    for place, pixels in enumerate(in_threads(count, range(len(result.images)))):
         these = slice(first[place], first[place + 1])
         np.add.at(confusion, (size[these], class_id[these]), pixels)
         predicted[these] = pixels.argmax(1)
@@ -66,7 +67,7 @@ def read_instances(result: Evaluation) -> Instances:
     return Instances(image, class_id, instance_id, area, records.iou[kept], size, predicted, share, confusion)
 
 
-def _count(masks: Masks, ids: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+def _count(masks: ImageMasks, ids: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
     """Pixels ``[K, C + 1]`` of each instance by predicted class."""
     rows = np.full(int(masks.ids.max(initial=0)) + 1, -1, np.int64)
     rows[ids] = np.arange(len(ids))

@@ -86,7 +86,10 @@ class EWC:
             raise ValueError("model must have a parameter that requires gradients, got none")
         start = torch.ones_like if fisher == "ema" else torch.zeros_like
         self._values: list[Tensor] = list(self._parameters.values())
-        self._fisher = [start(value, dtype=_arithmetic(value), requires_grad=False) for value in self._values]
+        self._fisher = [
+            start(value, dtype=torch.promote_types(value.dtype, torch.float32), requires_grad=False)
+            for value in self._values
+        ]
         self._anchor: list[Tensor] | None = None
         self._observations = 0
         self._groups = list(_groups(self._values))
@@ -228,7 +231,7 @@ class EWC:
 
         Raises:
             KeyError: the state lacks a parameter of the model, or has one that the model lacks.
-            ValueError: a shape or an option differs, or the state is none of EWC.
+            ValueError: a shape or an option differs, or the state is not that of an EWC.
         """
         if not isinstance(state, dict) or set(state) != {"options", "observations", "fisher", "anchor"}:
             raise ValueError("state must be that of EWC.state_dict()")
@@ -304,10 +307,6 @@ def _add_squares(sums: list[Tensor], gradients: Sequence[Tensor | None], scale: 
     if pairs:
         totals, present = (list(column) for column in zip(*pairs, strict=True))
         torch._foreach_addcmul_(totals, present, present, value=scale)
-
-
-def _arithmetic(value: Tensor) -> torch.dtype:
-    return torch.promote_types(value.dtype, torch.float32)
 
 
 def _groups(values: list[Tensor]) -> Iterator[slice]:

@@ -7,13 +7,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
 from fastia import checks
 from fastia.arrays import Array
-from fastia.extra import check_extras, empty_sums, extra_scores, image_sums
 from fastia.functional_instances import (
     ComponentMatches,
     InstanceIoU,
@@ -23,7 +21,9 @@ from fastia.functional_instances import (
     instance_overlaps,
 )
 from fastia.functional_loss import upsample_argmax
-from fastia.scores import SIZE_NAMES, scores, tally
+from fastia.metrics import further
+from fastia.metrics.registry import SIZE_NAMES, CountedImage
+from fastia.metrics.standard import ABSENT_CLASSES, AbsentClasses, scores, tally
 
 
 class InstanceAwareIoU(Metric):
@@ -36,20 +36,23 @@ class InstanceAwareIoU(Metric):
     ``compute()`` returns a dict of float64 tensors, NaN where there is nothing to average:
 
     - ``miou``, ``pixel_accuracy``, ``mean_accuracy`` (mean recall), ``fw_iou`` (sum of class frequency * IoU): over
-      classes with ground-truth pixels; pixels whose target is ignored are left out;
+      classes with ground-truth pixels; pixels whose target is ignored are left out. A class that is predicted but has
+      no ground truth takes no part in ``miou``, unless ``absent_classes="zero"``: then it counts as 0 there, as in
+      mmsegmentation, torchmetrics and scikit-learn;
     - ``ia_miou``: the mean over classes of the mean IoU of their instances; ``ia_miou_small``, ``_medium``,
       ``_large``: of those of an area below 32 * 32, below 96 * 96, and above. Under ``"wacv2024"`` background
       counts in ``ia_miou`` as one instance per image; it never has a size, and counts nowhere under ``"exact"``;
-    - ``ia_miou_penalized`` and ``_small``, ``_medium``, ``_large``: the same, where each predicted component that
-      overlaps no instance of its class is one more instance of that class with IoU 0, in the size of its own area.
+    - ``ia_miou_penalized`` and ``_small``, ``_medium``, ``_large``: the same, where each false component, as
+      :func:`fastia.instance_iou` defines it, is one more instance of its class with IoU 0, in the size of its own area.
       A class of which there are such components only therefore scores 0. IA-mIoU alone does not see false
-      positives;
-    - with names in ``extra``, the scores that :func:`fastia.extra.extra_scores` defines: ``pq``, ``sq`` and ``rq`` of
+      positives. Stuff, a class with ground-truth pixels but, over all that was added, not one instance, takes no part;
+    - with names in ``extra``, the scores that :func:`fastia.metrics.definitions` defines: ``pq``, ``sq`` and ``rq`` of
       ``"panoptic"``, ``component_f1``, ... of ``"components"``, ``iiou``, ``miou_image``, ``miou_class``, ... of
       ``"fine_grained"``, and ``boundary_iou``. They are counted on the CPU;
     - with ``per_class``, ``[num_classes]`` each: ``iou_per_class``, ``ia_iou_per_class``,
       ``ia_iou_small_per_class``, ``ia_iou_medium_per_class``, ``ia_iou_large_per_class`` (NaN where the class has
-      no such instance), ``instances_per_class`` and ``unmatched_per_class`` (counts).
+      no such instance), ``instances_per_class`` and ``unmatched_per_class`` (counts of instances and of false
+      components, those of stuff too).
 
     The state is integer, and ``compute()`` reduces it on the host in class order: the scores have the same bits for
     any split into batches, order, device and number of processes. ``half()`` and ``set_dtype()`` change nothing. On a
@@ -62,8 +65,10 @@ class InstanceAwareIoU(Metric):
         ignore_index: id of ignored pixels of ``target``.
         instance_ignore_index: id of void pixels of ``instances``, by default that of ``ignore_index``; None: none.
         per_class: also return the entries per class.
-        extra: names of further scores: ``"panoptic"``, ``"components"``, ``"iiou"``, ``"fine_grained"`` (whose state
-            grows by a table of ``num_classes`` rows per image) and ``"boundary_iou"``.
+        extra: names of further scores, see :func:`fastia.metrics.definitions`. The state of ``"fine_grained"`` grows by
+            a table of ``num_classes`` rows per image.
+        absent_classes: ``"skip"`` or ``"zero"``: whether a class that is predicted but absent from the ground truth
+            is left out of ``miou`` or counts as 0 there.
         validate: check the ids on a GPU too, where that waits for the device; on the CPU they are always checked.
         kwargs: as for every :class:`torchmetrics.Metric`.
 
@@ -95,7 +100,6 @@ class InstanceAwareIoU(Metric):
 
     tally: Tensor
     confusion: Tensor
-    class_pixels: list[Tensor]
 
     def __init__(
         self,
@@ -107,6 +111,7 @@ class InstanceAwareIoU(Metric):
         instance_ignore_index: int | Literal["ignore_index"] | None = "ignore_index",
         per_class: bool = True,
         extra: Sequence[str] = (),
+        absent_classes: AbsentClasses = "skip",
         validate: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -123,12 +128,14 @@ class InstanceAwareIoU(Metric):
         self.add_state("tally", torch.zeros(3, self.num_classes, 4, dtype=torch.int64), dist_reduce_fx="sum")
         confusion = torch.zeros(self.num_classes, self.num_classes + 1, dtype=torch.int64)
         self.add_state("confusion", confusion, dist_reduce_fx="sum")
-        self.extra = check_extras(extra)
-        for name, sums in empty_sums(self.extra, self.num_classes).items():
-            if name == "class_pixels":
+        self.absent_classes = checks.choice("absent_classes", absent_classes, ABSENT_CLASSES)
+        self.extra = further.chosen(extra)
+        for name, sums in further.needs(self.extra).items():
+            if sums.stacked:
                 self.add_state(name, [], dist_reduce_fx="cat")
             else:
-                self.add_state(name, torch.from_numpy(sums), dist_reduce_fx="sum")
+                zeros = torch.zeros(self.num_classes, len(sums.columns), dtype=torch.int64)
+                self.add_state(name, zeros, dist_reduce_fx="sum")
 
     def update(self, preds: Array, target: Array, instances: Array | None = None) -> None:
         """Add a batch: class ids or logits, and the ground truth; see the class."""
@@ -157,7 +164,7 @@ class InstanceAwareIoU(Metric):
         else:
             records, confusion = instance_overlaps(preds, target, instances, **options, validate=self.validate)
         records = InstanceIoU(*map(_on_host, records))
-        counted = tally(records, num_classes=self.num_classes, background=self.background, protocol=self.protocol)
+        counted = tally(records, num_classes=self.num_classes, background=self.background)
         # not in place: a state that was reset in inference mode could not be written to outside of it
         self.tally = self.tally + torch.as_tensor(counted, device=self.device)
         confusion = torch.as_tensor(_on_host(confusion), device=self.device)
@@ -165,10 +172,11 @@ class InstanceAwareIoU(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """Scores of all that was added; see the class."""
-        result = scores(self.tally, self.confusion, per_class=self.per_class)
+        options: dict[str, Any] = {"per_class": self.per_class, "absent_classes": self.absent_classes}
+        result = scores(self.tally, self.confusion, **options)
         if self.extra:
-            sums = {name: self._sums(name) for name in empty_sums(self.extra, self.num_classes)}
-            found = extra_scores(self.extra, sums, self.tally.cpu().numpy(), self.confusion.cpu().numpy())
+            counts = {name: self._counts(name) for name in further.needs(self.extra)}
+            found = further.further_scores(self.extra, counts, self.tally, self.confusion)
             values = {name: torch.from_numpy(np.array(value, np.float64)) for name, value in found.items()}
             result |= {name: value for name, value in values.items() if self.per_class or value.ndim == 0}
         return {name: value.to(self.device) for name, value in result.items()}
@@ -185,19 +193,21 @@ class InstanceAwareIoU(Metric):
                 for i in range(len(target))
             ]  # fmt: skip
         for image in images:
-            options = {"background": self.background, "ignore_index": self.ignore_index}
-            for name, sums in image_sums(self.extra, *image, **options).items():
-                counted = torch.as_tensor(sums, device=self.device)
-                if name == "class_pixels":
-                    self.class_pixels.append(counted)
+            counts = further.count(self.extra, CountedImage(*image, self.background, self.ignore_index))
+            for name, sums in further.needs(self.extra).items():
+                counted = torch.as_tensor(counts[name], device=self.device)
+                if sums.stacked:
+                    getattr(self, name).append(counted[None])
                 else:
                     setattr(self, name, getattr(self, name) + counted)
 
-    def _sums(self, name: str) -> NDArray[np.int64]:
+    def _counts(self, name: str) -> Tensor:
         state = getattr(self, name)
         if isinstance(state, list):  # of images; one tensor after a gather
-            state = torch.cat([torch.zeros(0, self.num_classes, 3, dtype=torch.int64, device=self.device), *state])
-        return state.cpu().numpy()
+            columns = len(further.needs(self.extra)[name].columns)
+            none = torch.zeros(0, self.num_classes, columns, dtype=torch.int64, device=self.device)
+            state = torch.cat([none, *state])
+        return state.cpu()
 
     def plot(self, val: Any = None, ax: Any = None, *, per_class: bool = False) -> tuple[Any, Any]:
         """Draw the scores as bars, or IA-IoU by class and size.
