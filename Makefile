@@ -10,7 +10,7 @@ JOBS ?= 2
 
 BIN := .venv/bin
 SUFFIX := $(if $(filter Darwin,$(shell uname)),dylib,so)
-LIBRARY := fastia/kernels/libfastia_cpu.$(SUFFIX)
+LIBRARY := fastia/kernels/cpu/libfastia_cpu.$(SUFFIX)
 NATIVE := $(wildcard csrc/*/*.cpp csrc/*/*.h)
 CUDA := $(wildcard csrc/cuda/*.cu csrc/cuda/*.cuh tests/cuda_on_cpu/*.h)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -97,4 +97,4 @@ $(LIBRARY): .venv/installed setup.py $(NATIVE)
 	touch $@
 
 clean:  ## remove everything that was built, .venv too
-	rm -rf .venv build dist demo *.egg-info .benchmarks fastia/kernels/libfastia_cpu.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist demo *.egg-info .benchmarks fastia/kernels/cpu/libfastia_cpu.* .hypothesis .mypy_cache .pytest_cache .ruff_cache

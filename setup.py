@@ -121,6 +121,6 @@ class PlatformWheel(bdist_wheel):
 
 
 setup(
-    ext_modules=[Extension("fastia.kernels.libfastia_cpu", SOURCES, depends=HEADERS)],
+    ext_modules=[Extension("fastia.kernels.cpu.libfastia_cpu", SOURCES, depends=HEADERS)],
     cmdclass={"build_ext": BuildLibrary, "bdist_wheel": PlatformWheel},
 )

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 
 import fastia
-from fastia.kernels import cpu
-from fastia.reference_loss import composite
+from fastia.kernels.cpu import launch as cpu
+from fastia.reference.logits import composite
 
 RESULTS = Path(__file__).parent / "results" / "loss.json"
 SHAPES = [(4, 21, 65, 513), (2, 150, 128, 512), (1, 1203, 64, 256)]  # B, C, h, H

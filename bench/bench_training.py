@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 import fastia
-from fastia.kernels import cpu
+from fastia.kernels.cpu import launch as cpu
 from fastia.models import DeepLabV2
 
 RESULTS = Path(__file__).parent / "results" / "training.json"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import fastia
-from fastia.kernels import cpu
+from fastia.kernels.cpu import launch as cpu
 
 PACKAGES = ["torch", "numpy", "connected-components-3d", "opencv-python-headless", "scikit-image", "scipy"]
 

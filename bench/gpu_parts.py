@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 import fastia
-from fastia.kernels import cuda_plan
-from fastia.ops_cuda import _masks
+from fastia.kernels.cuda import plan_masks
+from fastia.kernels.cuda.launch import masks_of
+from fastia.options import ComponentOptions
 
 PACKAGES = (
     "numpy",
@@ -117,12 +118,12 @@ def operations():
 
 def launch_times():
     """Where the time of an operation goes: each launch on its own, by CUDA events around it in the whole sequence."""
-    from fastia.kernels import cuda
+    from fastia.kernels.cuda import launch as cuda
 
-    options = cuda_plan.ComponentOptions(8, 0, 255)
+    options = ComponentOptions()
     for shape, name in ((TRAINING, "masks"), (SHAPES[1], "masks"), (SHAPES[1], "spiral")):
         batch = scene(name, shape)
-        plan = cuda_plan.weights(_masks(batch), options, 5.0, "class", "float32")
+        plan = plan_masks.weights(masks_of(batch), options, 5.0, "class", "float32")
         buffers = {"masks": batch, "weights": torch.empty(shape, device="cuda")}
         buffers["scratch"] = cuda.empty_scratch(plan.scratch_bytes, batch.device)
         total = {}

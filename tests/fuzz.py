@@ -25,7 +25,10 @@ import torch
 from numpy.testing import assert_array_equal
 
 from fastia import reference
-from fastia.kernels import cpu
+from fastia.kernels.cpu import launch
+from fastia.kernels.cpu import masks as cpu_masks
+from fastia.kernels.cpu import overlaps as cpu_overlaps
+from fastia.options import ComponentOptions, OverlapOptions
 
 THREADS = (1, 2, 3, 7)
 GUARD = 64  # bytes on both sides of an output, which no kernel may touch
@@ -94,11 +97,13 @@ def check_masks(seed: int, largest: int = 40) -> int:
 
     for threads in THREADS:
         labels = Output(rng, masks.shape, np.int32)
-        cpu.label(*inputs.arrays, labels.array, **options, threads=threads)
+        cpu_masks.fill_labels(*inputs.arrays, labels.array, ComponentOptions(**options), threads=threads)
         labels.check(expected.labels)
 
     labels = Output(rng, masks.shape, np.int32)
-    table = cpu.components(*inputs.arrays, labels.array, **options, threads=pick(rng, THREADS))
+    table = cpu_masks.component_table(
+        *inputs.arrays, labels.array, ComponentOptions(**options), threads=pick(rng, THREADS)
+    )
     labels.check(expected.labels)
     assert_array_equal(table.count, expected.count)
     check_tables(rng, table.copy, expected.class_id, expected.area, expected.bbox)
@@ -108,7 +113,9 @@ def check_masks(seed: int, largest: int = 40) -> int:
     dtype = pick(rng, ("float16", BFLOAT16, "float32", "float64"))
     weights = Output(rng, masks.shape, dtype)
     chosen = options | {"tau": tau, "normalizer": normalizer}
-    cpu.weights(*inputs.arrays, weights.array, **chosen, threads=pick(rng, THREADS))
+    cpu_masks.fill_weights(
+        *inputs.arrays, weights.array, ComponentOptions(**options), tau, normalizer, threads=pick(rng, THREADS)
+    )
     weights.check(reference.weights(masks, **chosen, dtype=dtype))
     inputs.check()
     return len(masks)
@@ -132,11 +139,10 @@ def check_scene(seed: int, largest: int = 40, stretch: int = 1) -> int:
         preds, target, instances, num_classes=65536 if classes is None else classes, **options
     )
     for threads in rng.permutation(THREADS)[:2].tolist():
-        table = cpu.instance_iou(
+        table = cpu_overlaps.instance_table(
             *inputs.arrays,
-            **options,
-            num_classes=classes,
-            confusion=confusion and confusion.array,
+            OverlapOptions(**options, num_classes=classes),
+            confusion and confusion.array,
             threads=threads,
         )
         assert_array_equal(table.count, expected.count)
@@ -185,7 +191,7 @@ def main() -> None:
     parser.add_argument("--cuda", action="store_true", help="the CUDA kernels, run on the CPU; by one caller")
     parser.add_argument("--callers", type=int, default=2, help="Python threads that call the kernels at once")
     arguments = parser.parse_args()
-    check_seed, kernels = check, f"instruction set {cpu.instruction_set()}, threads {THREADS}"
+    check_seed, kernels = check, f"instruction set {launch.instruction_set()}, threads {THREADS}"
     if arguments.cuda:
         from cuda_on_cpu.check_iou import fuzz_cuda
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from cuda_on_cpu import check, check_iou, runner
 
-from fastia.kernels import cuda_iou_plan
-from fastia.kernels.cuda_iou_plan import OverlapInputs, OverlapOptions
-from fastia.kernels.cuda_plan import Masks, Tuning
+from fastia.kernels.cuda import plan_overlaps
+from fastia.kernels.cuda.plan import Masks, Tuning
+from fastia.kernels.cuda.plan_overlaps import OverlapInputs
+from fastia.options import OverlapOptions
 
 PROTOCOLS = ("exact", "wacv2024")
 IDS = {"background": 0, "ignore_index": 255, "instance_ignore_index": 255, "num_classes": 4}
@@ -91,7 +92,7 @@ def test_ids_that_are_not_allowed_are_reported_by_map_and_do_no_harm(kernels):
     buffers = check_iou.buffers_of(maps) | {"error": error, "tally": sums, "confusion": confusion}
     for instances in (maps[2], None):
         inputs = check_iou.inputs_of([maps[0], maps[1], instances])
-        kernels.run(cuda_iou_plan.update(inputs, options), buffers, 0)
+        kernels.run(plan_overlaps.update(inputs, options), buffers, 0)
     assert error.tolist() == [[1, 70000], [1, 9], [1, -7]]
     assert sums[0].sum() == 2
 
@@ -107,18 +108,18 @@ def test_empty_batches_have_empty_records(kernels, shape):
 def test_update_of_a_validation_batch_takes_seven_launches_and_bounded_memory():
     masks = Masks((16, 513, 513), (513 * 513, 513, 1), "uint8")
     inputs = OverlapInputs(masks, masks, masks)
-    plan = cuda_iou_plan.update(inputs, OverlapOptions("exact", 0, 255, 255, 21))
+    plan = plan_overlaps.update(inputs, OverlapOptions("exact", 0, 255, 255, 21))
     assert len(plan.launches) == 7
-    assert len(cuda_iou_plan.update(inputs, OverlapOptions("wacv2024", 0, 255, 255, 21)).launches) == 10
+    assert len(plan_overlaps.update(inputs, OverlapOptions("wacv2024", 0, 255, 255, 21)).launches) == 10
     large = Masks((64, 1024, 2048), (1024 * 2048, 2048, 1), "uint8")
     options = OverlapOptions("wacv2024", 0, 255, 255)
-    assert cuda_iou_plan.instance_iou(OverlapInputs(large, large, None), options, 100, 100).scratch_bytes <= 2**31
+    assert plan_overlaps.instance_iou(OverlapInputs(large, large, None), options, 100, 100).scratch_bytes <= 2**31
 
 
 def test_image_beyond_32_bit_positions_is_an_error():
     masks = Masks((1, 2**16, 2**15), (2**31, 2**15, 1), "uint8")
     with pytest.raises(ValueError, match="at most 2147483647 pixels"):
-        cuda_iou_plan.instance_iou(OverlapInputs(masks, masks, None), OverlapOptions("exact", 0, 255, 255), 1, 1)
+        plan_overlaps.instance_iou(OverlapInputs(masks, masks, None), OverlapOptions("exact", 0, 255, 255), 1, 1)
 
 
 # Mistakes that a kernel may hold: file, text, what it becomes.
@@ -176,7 +177,7 @@ def test_planted_mistakes_are_caught(mistake):
     sources = runner.sources()
     assert sources[file].count(old) == 1
     sources[file] = sources[file].replace(old, new)
-    kernels = {name: runner.KERNELS[name] for name in ("merge.cu", *cuda_iou_plan.KERNELS)}
+    kernels = {name: runner.KERNELS[name] for name in ("merge.cu", *plan_overlaps.KERNELS)}
     library = runner.build(sources, kernels, flags=("-O0", "-w"))
     # In a process of its own, since it may write anywhere.
     child = multiprocessing.get_context("fork").Process(target=exit_with_1_where_wrong, args=(library,))

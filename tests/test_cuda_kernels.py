@@ -16,8 +16,9 @@ from cuda_on_cpu import check, check_iou, runner
 from numpy.testing import assert_array_equal
 
 from fastia import reference
-from fastia.kernels import cuda_plan
-from fastia.kernels.cuda_plan import ComponentOptions, Tuning
+from fastia.kernels.cuda import plan_masks
+from fastia.kernels.cuda.plan import Masks, Tuning
+from fastia.options import ComponentOptions
 
 OPTIONS = {"connectivity": 8, "background": 0, "ignore_index": 255}
 SMALL_STRIPS = Tuning(block=64, strips=1, strip_words=(12, 12), run_capacity=60)
@@ -75,7 +76,7 @@ def test_ids_that_are_not_allowed_are_ignored_and_reported(kernels):
     masks = np.array([[[1, -3, 1, 65535, 65536, 2**40, 2]]])
     error, labels = np.zeros(2, np.int64), np.empty(masks.shape, np.int32)
     for validate in (False, True):
-        plan = cuda_plan.label(check.masks_of(masks), ComponentOptions(8, 0, 255, validate))
+        plan = plan_masks.label(check.masks_of(masks), ComponentOptions(8, 0, 255, validate))
         kernels.run(plan, {"masks": masks, "labels": labels, "error": error}, 0)
         assert labels.tolist() == [[[1, 0, 2, 3, 0, 0, 4]]]
         assert error[0] == validate
@@ -86,28 +87,28 @@ def test_ids_that_are_not_allowed_are_ignored_and_reported(kernels):
 def test_empty_batches_have_empty_tables(kernels, shape):
     masks = np.zeros(shape, np.uint8)
     for plan in (
-        cuda_plan.label(check.masks_of(masks), ComponentOptions(8, 0, 255)),
-        cuda_plan.weights(check.masks_of(masks), ComponentOptions(8, 0, 255), 5.0, "class", "float32"),
+        plan_masks.label(check.masks_of(masks), ComponentOptions(8, 0, 255)),
+        plan_masks.weights(check.masks_of(masks), ComponentOptions(8, 0, 255), 5.0, "class", "float32"),
     ):
         assert plan == (0, [])
     check.check_components(kernels, masks, OPTIONS, Tuning(), np.random.default_rng(0), 0)
 
 
 def test_weights_of_a_training_batch_take_four_launches_and_little_memory():
-    masks = cuda_plan.Masks((16, 513, 513), (513 * 513, 513, 1), "uint8")
-    plan = cuda_plan.weights(masks, ComponentOptions(8, 0, 255), 5.0, "class", "float32")
+    masks = Masks((16, 513, 513), (513 * 513, 513, 1), "uint8")
+    plan = plan_masks.weights(masks, ComponentOptions(8, 0, 255), 5.0, "class", "float32")
     assert [launch.source for launch in plan.launches] == ["strips.cu", "merge.cu", "flatten.cu", "weights.cu"]
     assert plan.scratch_bytes < 20 * 16 * 513 * 513
-    large = cuda_plan.Masks((64, 1024, 2048), (1024 * 2048, 2048, 1), "uint8")
-    assert cuda_plan.components(large, ComponentOptions(8, 0, 255), 1000).scratch_bytes <= 2**31
+    large = Masks((64, 1024, 2048), (1024 * 2048, 2048, 1), "uint8")
+    assert plan_masks.components(large, ComponentOptions(8, 0, 255), 1000).scratch_bytes <= 2**31
 
 
 def test_64_bit_numbers_where_an_image_has_two_to_the_31_pixels():
     shape = (1, 2**16, 2**15)
-    plan = cuda_plan.label(cuda_plan.Masks(shape, (2**31, 2**15, 1), "uint8"), ComponentOptions(8, 0, 255))
+    plan = plan_masks.label(Masks(shape, (2**31, 2**15, 1), "uint8"), ComponentOptions(8, 0, 255))
     assert all(launch.kernel.endswith("_64") for launch in plan.launches)
     shape = (1, 2**16, 2**15 - 1)
-    plan = cuda_plan.label(cuda_plan.Masks(shape, (2**31, 2**15, 1), "uint8"), ComponentOptions(8, 0, 255))
+    plan = plan_masks.label(Masks(shape, (2**31, 2**15, 1), "uint8"), ComponentOptions(8, 0, 255))
     assert all(launch.kernel.endswith("_32") for launch in plan.launches)
 
 

@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 from cuda_on_cpu import check, runner
 
-from fastia.kernels import cuda_plan
-from fastia.kernels import cuda_structs as structs
-from fastia.kernels.cuda_plan import ComponentOptions
-from fastia.kernels.cuda_structs import Pointer, Struct, is_struct
+from fastia.kernels.cuda import plan_masks, structs
+from fastia.kernels.cuda.structs import Pointer, Struct, is_struct
+from fastia.options import ComponentOptions
 
 
 def fields_of(kind: type[Struct], prefix: str = "") -> list[tuple[str, Any]]:
@@ -120,7 +119,7 @@ def test_fields_are_packed_in_order_with_the_bits_of_doubles():
 
 def test_tau_is_a_double_whatever_it_is_given_as():
     masks = check.masks_of(np.zeros((1, 2, 3), np.uint8))
-    plans = [cuda_plan.weights(masks, ComponentOptions(8, 0, 255), tau, "class", "float32") for tau in (5, 5.0)]
+    plans = [plan_masks.weights(masks, ComponentOptions(8, 0, 255), tau, "class", "float32") for tau in (5, 5.0)]
     packed = [plan.launches[-1].parameters.pack(dict.fromkeys(("scratch", "weights"), 0)) for plan in plans]
     assert packed[0] == packed[1]
     assert struct.pack("d", 5.0) in packed[0]
@@ -128,7 +127,7 @@ def test_tau_is_a_double_whatever_it_is_given_as():
 
 def test_emulator_reports_a_struct_of_another_kernel():
     kernels = runner.Kernels()
-    launch = cuda_plan.label(check.masks_of(np.zeros((1, 2, 3), np.uint8)), ComponentOptions(8, 0, 255)).launches[0]
+    launch = plan_masks.label(check.masks_of(np.zeros((1, 2, 3), np.uint8)), ComponentOptions(8, 0, 255)).launches[0]
     addresses = dict.fromkeys(("scratch", "masks"), 0)
     with pytest.raises(runner.KernelError, match="fastia_strips_uint8_32: got Merge, expected Strips"):
         kernels.launch(launch._replace(parameters=structs.Merge(labelling=LABELLING, connectivity=8)), addresses, 0)

@@ -18,10 +18,12 @@ import torch
 from numpy.testing import assert_array_equal
 
 import fastia
-from fastia import functional, ops_cuda, reference
-from fastia.functional_instances import instance_overlaps
-from fastia.kernels import cuda_iou_plan, cuda_plan
-from fastia.kernels.cuda_plan import Tuning
+from fastia import functional, reference
+from fastia.functional.overlaps import instance_overlaps
+from fastia.kernels.cuda import masks as cuda_masks
+from fastia.kernels.cuda import overlaps as cuda_overlaps
+from fastia.kernels.cuda import plan_masks, plan_overlaps
+from fastia.kernels.cuda.plan import Tuning
 
 SEEDS = int(os.environ.get("FASTIA_GPU_SEEDS", "1500"))
 PARTS = 4
@@ -62,10 +64,13 @@ def tuned(monkeypatch: pytest.MonkeyPatch) -> Callable[[Tuning], None]:
     """Sets how masks are cut, which no result depends on."""
 
     def set_tuning(tuning: Tuning) -> None:
-        plans = [getattr(cuda_plan, name) for name in ("label", "components", "weights")]
-        for plan in (*plans, cuda_iou_plan.instance_iou, cuda_iou_plan.update):
-            name = plan.__name__
-            monkeypatch.setattr(ops_cuda, f"_plan_{name}", lambda *a, plan=plan: plan(*a, tuning=tuning))
+        for module, plans, names in (
+            (cuda_masks, plan_masks, ("label", "components", "weights")),
+            (cuda_overlaps, plan_overlaps, ("instance_iou", "update")),
+        ):
+            for name in names:
+                planned = getattr(plans, name)
+                monkeypatch.setattr(module, f"_plan_{name}", lambda *a, planned=planned: planned(*a, tuning=tuning))
 
     return set_tuning
 

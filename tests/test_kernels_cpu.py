@@ -18,11 +18,15 @@ from hypothesis import given, settings
 from numpy.testing import assert_array_equal
 
 from fastia import reference
-from fastia.kernels import cpu
+from fastia.kernels.cpu import launch
+from fastia.kernels.cpu import masks as cpu_masks
+from fastia.kernels.cpu import overlaps as cpu_overlaps
+from fastia.kernels.errors import InvalidId
+from fastia.options import ComponentOptions, OverlapOptions
 
 COMPONENT_OPTIONS = {"connectivity": 8, "background": 0, "ignore_index": 255}
 INSTANCE_OPTIONS = {"protocol": "exact", "background": 0, "ignore_index": 255, "instance_ignore_index": 255}
-INSTRUCTION_SETS = ("neon", "scalar") if cpu.instruction_set() == "neon" else ("avx512", "avx2", "sse2", "scalar")
+INSTRUCTION_SETS = ("neon", "scalar") if launch.instruction_set() == "neon" else ("avx512", "avx2", "sse2", "scalar")
 
 
 @pytest.mark.parametrize("chunk", range(20))
@@ -43,7 +47,7 @@ def test_images_cut_into_strips_equal_the_reference(chunk):
         fuzz.check_scene(seed, stretch=100)
 
 
-@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS[INSTRUCTION_SETS.index(cpu.instruction_set()) :])
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS[INSTRUCTION_SETS.index(launch.instruction_set()) :])
 def test_every_instruction_set_equals_the_reference(instruction_set):
     environment = os.environ | {"FASTIA_CPU": instruction_set}
     command = [sys.executable, fuzz.__file__, "--seeds", "0:300", "--callers", "1"]
@@ -58,10 +62,10 @@ def test_nasty_masks_equal_the_reference(name, masks, connectivity):
     options = COMPONENT_OPTIONS | {"connectivity": connectivity}
     for threads in fuzz.THREADS:
         labels = np.full(masks.shape, -7, np.int32)
-        cpu.label(masks, labels, **options, threads=threads)
+        cpu_masks.fill_labels(masks, labels, ComponentOptions(**options), threads=threads)
         assert_array_equal(labels, reference.label(masks, **options))
         weights = np.full(masks.shape, np.nan, np.float32)
-        cpu.weights(masks, weights, **options, tau=5.0, normalizer="class", threads=threads)
+        cpu_masks.fill_weights(masks, weights, ComponentOptions(**options), 5.0, "class", threads=threads)
         assert_array_equal(weights, reference.weights(masks, **options))
 
 
@@ -80,7 +84,7 @@ def test_labels_of_any_small_mask(masks):
     for connectivity in (4, 8):
         options = COMPONENT_OPTIONS | {"connectivity": connectivity}
         labels = np.full((1, *masks.shape), -7, np.int32)
-        cpu.label(masks[None], labels, **options)
+        cpu_masks.fill_labels(masks[None], labels, ComponentOptions(**options))
         assert_array_equal(labels[0], reference.label(masks, **options))
 
 
@@ -93,7 +97,7 @@ def test_hole_filled_components_of_any_small_prediction(preds):
 
 
 def check_instances(preds, target, instances, options):
-    table = cpu.instance_iou(preds, target, instances, **options)
+    table = cpu_overlaps.instance_table(preds, target, instances, OverlapOptions(**options))
     expected = reference.instance_iou(preds, target, instances, **options)
     assert_array_equal(table.count, expected.count)
     assert_array_equal(table.unmatched_count, expected.unmatched_count)
@@ -116,7 +120,7 @@ def test_image_of_a_hundred_million_pixels_in_one_row():
     foreground = (values != 0) & (values != 255)
     number = np.where(foreground, np.cumsum(foreground), 0).astype(np.int32)
     labels = np.full(masks.shape, -7, np.int32)
-    table = cpu.components(masks, labels, **COMPONENT_OPTIONS)
+    table = cpu_masks.component_table(masks, labels, ComponentOptions(**COMPONENT_OPTIONS))
     assert_array_equal(labels[0, 0], np.repeat(number, lengths))
     count = np.count_nonzero(foreground)
     class_id, area, bbox = (
@@ -133,7 +137,7 @@ def test_image_of_a_hundred_million_pixels_in_one_row():
     total = np.bincount(values, weights=lengths)
     weight = np.where(foreground, np.minimum(5, total[values] / lengths), values != 255).astype(np.float32)
     weights = labels.view(np.float32)  # poisoned with labels
-    cpu.weights(masks, weights, **COMPONENT_OPTIONS, tau=5.0, normalizer="class")
+    cpu_masks.fill_weights(masks, weights, ComponentOptions(**COMPONENT_OPTIONS), 5.0, "class")
     assert_array_equal(weights[0, 0], np.repeat(weight, lengths))
 
 
@@ -145,20 +149,20 @@ def test_invalid_ids_are_named(value, position):
     wrong[position] = value
     labels = np.empty(masks.shape, np.int32)
     for threads in (1, 3):
-        with pytest.raises(cpu.InvalidId, match=rf"masks.*{value}\b"):
-            cpu.label(wrong, labels, **COMPONENT_OPTIONS, threads=threads)
-        with pytest.raises(cpu.InvalidId, match=rf"masks.*{value}\b"):
-            cpu.components(wrong, labels, **COMPONENT_OPTIONS, threads=threads)
-        with pytest.raises(cpu.InvalidId, match=rf"masks.*{value}\b"):
-            cpu.weights(
-                wrong, labels.view(np.float32), **COMPONENT_OPTIONS, tau=5.0, normalizer="class", threads=threads
+        with pytest.raises(InvalidId, match=rf"masks.*{value}\b"):
+            cpu_masks.fill_labels(wrong, labels, ComponentOptions(**COMPONENT_OPTIONS), threads=threads)
+        with pytest.raises(InvalidId, match=rf"masks.*{value}\b"):
+            cpu_masks.component_table(wrong, labels, ComponentOptions(**COMPONENT_OPTIONS), threads=threads)
+        with pytest.raises(InvalidId, match=rf"masks.*{value}\b"):
+            cpu_masks.fill_weights(
+                wrong, labels.view(np.float32), ComponentOptions(**COMPONENT_OPTIONS), 5.0, "class", threads=threads
             )
-        with pytest.raises(cpu.InvalidId, match=rf"preds.*{value}\b"):
-            cpu.instance_iou(wrong, masks, masks, **INSTANCE_OPTIONS, threads=threads)
-        with pytest.raises(cpu.InvalidId, match=rf"target.*{value}\b"):
-            cpu.instance_iou(masks, wrong, masks, **INSTANCE_OPTIONS, threads=threads)
-        with pytest.raises(cpu.InvalidId, match=rf"target.*{value}\b"):
-            cpu.instance_iou(masks, wrong, None, **INSTANCE_OPTIONS, threads=threads)
+        with pytest.raises(InvalidId, match=rf"preds.*{value}\b"):
+            cpu_overlaps.instance_table(wrong, masks, masks, OverlapOptions(**INSTANCE_OPTIONS), threads=threads)
+        with pytest.raises(InvalidId, match=rf"target.*{value}\b"):
+            cpu_overlaps.instance_table(masks, wrong, masks, OverlapOptions(**INSTANCE_OPTIONS), threads=threads)
+        with pytest.raises(InvalidId, match=rf"target.*{value}\b"):
+            cpu_overlaps.instance_table(masks, wrong, None, OverlapOptions(**INSTANCE_OPTIONS), threads=threads)
 
 
 @pytest.mark.parametrize("value", [-1, 2**31, 2**40])
@@ -166,17 +170,19 @@ def test_invalid_instance_ids_are_named(value):
     masks = np.ones((1, 3, 70), np.int64)
     wrong = masks.copy()
     wrong[0, 2, 69] = value
-    with pytest.raises(cpu.InvalidId, match=rf"instances.*{value}\b"):
-        cpu.instance_iou(masks, masks, wrong, **INSTANCE_OPTIONS)
+    with pytest.raises(InvalidId, match=rf"instances.*{value}\b"):
+        cpu_overlaps.instance_table(masks, masks, wrong, OverlapOptions(**INSTANCE_OPTIONS))
 
 
 def test_target_outside_the_classes_is_named_and_a_prediction_is_wrong():
     masks = np.array([[[0, 4, 255, 5]]], np.uint8)
-    with pytest.raises(cpu.InvalidId, match=r"target.*\b5\b"):
-        cpu.instance_iou(masks, masks, None, **INSTANCE_OPTIONS, num_classes=5)
+    with pytest.raises(InvalidId, match=r"target.*\b5\b"):
+        cpu_overlaps.instance_table(masks, masks, None, OverlapOptions(**INSTANCE_OPTIONS, num_classes=5))
     target = np.minimum(masks, 4)
     confusion = np.full((1, 5, 6), -7)
-    table = cpu.instance_iou(masks, target, None, **INSTANCE_OPTIONS, num_classes=5, confusion=confusion)
+    table = cpu_overlaps.instance_table(
+        masks, target, None, OverlapOptions(**INSTANCE_OPTIONS, num_classes=5), confusion
+    )
     assert table.count.tolist() == [1]
     assert confusion[0, 4].tolist() == [0, 0, 0, 0, 1, 2]
     assert confusion.sum() == 4
@@ -186,7 +192,7 @@ def test_number_of_threads_is_that_of_torch():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        assert cpu.num_threads() == 3
+        assert launch.num_threads() == 3
     finally:
         torch.set_num_threads(before)
 
@@ -202,7 +208,7 @@ def test_child_of_a_fork_labels_as_its_parent():
 
     def labels():
         out = np.empty(masks.shape, np.int32)
-        cpu.label(masks, out, **COMPONENT_OPTIONS, threads=4)
+        cpu_masks.fill_labels(masks, out, ComponentOptions(**COMPONENT_OPTIONS), threads=4)
         return out
 
     def child(queue):

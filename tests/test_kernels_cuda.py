@@ -20,13 +20,20 @@ from numpy.testing import assert_array_equal
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastia
-from fastia import checks, ops_cuda, reference
-from fastia.functional_instances import instance_overlaps
-from fastia.kernels import cuda, cuda_iou_plan, cuda_plan
-from fastia.kernels.cuda_plan import ComponentOptions, Launch, Masks
+from fastia import reference
+from fastia.functional import checks
+from fastia.functional.overlaps import instance_overlaps
+from fastia.kernels.cuda import launch as cuda
+from fastia.kernels.cuda import masks as cuda_masks
+from fastia.kernels.cuda import overlaps as cuda_overlaps
+from fastia.kernels.cuda import plan, plan_masks, plan_overlaps
+from fastia.kernels.cuda.plan import Launch, Masks
 from fastia.metrics import tally
+from fastia.ops import overlaps as ops_overlaps
+from fastia.options import ComponentOptions, OverlapOptions
 
-OPTIONS = (8, 0, 255)  # connectivity, background, ignore_index
+OPTIONS = ComponentOptions()
+VALIDATED = ComponentOptions(validate=True)
 STREAM = 4321
 
 
@@ -100,10 +107,10 @@ def cupy(kernels, monkeypatch) -> CuPy:
     cuda._module.cache_clear()
 
 
-def generated(seed: int) -> tuple[np.ndarray, torch.Tensor, dict[str, Any], tuple[Any, ...]]:
+def generated(seed: int) -> tuple[np.ndarray, torch.Tensor, dict[str, Any], ComponentOptions]:
     masks, options = generators.masks(seed)
     tensor = torch.from_numpy(masks if min(masks.strides) >= 0 and masks.flags.aligned else masks.copy())
-    return masks, tensor, options, tuple(options.values())
+    return masks, tensor, options, ComponentOptions(**options)
 
 
 @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
@@ -111,33 +118,33 @@ def generated(seed: int) -> tuple[np.ndarray, torch.Tensor, dict[str, Any], tupl
 def test_operations_equal_the_reference(cupy, part):
     for seed in range(part * 30, part * 30 + 30):
         masks, tensor, options, arguments = generated(seed)
-        assert_array_equal(ops_cuda.label(tensor, *arguments, False), reference.label(masks, **options))
+        assert_array_equal(cuda_masks.label(tensor, arguments), reference.label(masks, **options))
 
         width = None if seed % 2 else seed % 7
-        found = ops_cuda.components(tensor, *arguments, width, False)
+        found = cuda_masks.components(tensor, arguments, width)
         for field, expected in zip(found, reference.components(masks, **options, max_components=width), strict=True):
             assert_array_equal(field, expected)
 
         normalizer, dtype = ("class", "foreground")[seed % 2], ("float16", "float32", "float64")[seed % 3]
-        weights = ops_cuda.weights(tensor, 5.0, *arguments, normalizer, getattr(torch, dtype), False)
+        weights = cuda_masks.weights(tensor, arguments, 5.0, normalizer, getattr(torch, dtype))
         expected = reference.weights(masks, **options, tau=5.0, normalizer=normalizer, dtype=dtype)
         assert_array_equal(weights, expected)
 
 
 def test_components_of_unknown_number_are_found_once(cupy):
     masks = torch.from_numpy(generators.nasty()["white 37x70"])
-    ops_cuda.components(masks, *OPTIONS, 500, False)
+    cuda_masks.components(masks, OPTIONS, 500)
     given, cupy.launched = cupy.launched, []
-    ops_cuda.components(masks, *OPTIONS, None, False)
+    cuda_masks.components(masks, OPTIONS, None)
     assert cupy.launched == given
 
 
 def test_components_of_unknown_number_in_several_chunks(cupy, monkeypatch):
-    tuning = cuda_plan.Tuning(scratch_bytes=1)
-    plan = lambda masks, options, width: cuda_plan.components(masks, options, width, tuning)  # noqa: E731
-    monkeypatch.setattr(ops_cuda, "_plan_components", plan)
+    tuning = plan.Tuning(scratch_bytes=1)
+    planned = lambda masks, options, width: plan_masks.components(masks, options, width, tuning)  # noqa: E731
+    monkeypatch.setattr(cuda_masks, "_plan_components", planned)
     masks = np.concatenate([generators.nasty()["white 37x70"], generators.nasty()["blobs 37x70"]])
-    found = ops_cuda.components(torch.from_numpy(masks), *OPTIONS, None, False)
+    found = cuda_masks.components(torch.from_numpy(masks), OPTIONS, None)
     for field, expected in zip(found, reference.components(masks), strict=True):
         assert_array_equal(field, expected)
 
@@ -145,10 +152,10 @@ def test_components_of_unknown_number_in_several_chunks(cupy, monkeypatch):
 @pytest.mark.parametrize("shape", [(0, 3, 3), (2, 0, 3), (2, 3, 0)])
 def test_empty_batches(cupy, shape):
     masks = torch.zeros(shape, dtype=torch.uint8)
-    assert ops_cuda.label(masks, *OPTIONS, True).shape == shape
-    assert ops_cuda.weights(masks, 5.0, *OPTIONS, "class", torch.float32, False).shape == shape
+    assert cuda_masks.label(masks, VALIDATED).shape == shape
+    assert cuda_masks.weights(masks, OPTIONS, 5.0, "class", torch.float32).shape == shape
     for width in (None, 3):
-        found = ops_cuda.components(masks, *OPTIONS, width, False)
+        found = cuda_masks.components(masks, OPTIONS, width)
         for field, expected in zip(found, reference.components(masks.numpy(), max_components=width), strict=True):
             assert_array_equal(field, expected)
 
@@ -157,15 +164,15 @@ def test_validate_names_an_id_that_is_not_allowed(cupy):
     masks = torch.tensor([[[1, 0, 70000]]])
     text = re.escape("masks holds the id 70000, but ids must lie in 0..65535 or equal ignore_index (255)")
     for call in (
-        lambda: ops_cuda.label(masks, *OPTIONS, True),
-        lambda: ops_cuda.components(masks, *OPTIONS, None, True),
-        lambda: ops_cuda.components(masks, *OPTIONS, 2, True),
-        lambda: ops_cuda.weights(masks, 5.0, *OPTIONS, "class", torch.float32, True),
+        lambda: cuda_masks.label(masks, VALIDATED),
+        lambda: cuda_masks.components(masks, VALIDATED, None),
+        lambda: cuda_masks.components(masks, VALIDATED, 2),
+        lambda: cuda_masks.weights(masks, VALIDATED, 5.0, "class", torch.float32),
     ):
         with pytest.raises(ValueError, match=text):
             call()
-    assert ops_cuda.label(masks, *OPTIONS, False).tolist() == [[[1, 0, 0]]]
-    assert ops_cuda.label(masks, 8, 0, 70000, True).tolist() == [[[1, 0, 0]]]
+    assert cuda_masks.label(masks, OPTIONS).tolist() == [[[1, 0, 0]]]
+    assert cuda_masks.label(masks, ComponentOptions(8, 0, 70000, True)).tolist() == [[[1, 0, 0]]]
 
 
 def test_kernels_are_loaded_once_by_many_threads(cupy):
@@ -177,12 +184,12 @@ def test_kernels_are_loaded_once_by_many_threads(cupy):
         thread.join()
     assert cuda._module.cache_info().misses == len({launch.source for launch in plan_of(masks)})
     cupy.compiled.clear()
-    ops_cuda.label(masks, *OPTIONS, False)
+    cuda_masks.label(masks, OPTIONS)
     assert cupy.compiled == []
 
 
 def plan_of(masks: torch.Tensor) -> list[Launch]:
-    return cuda_plan.label(Masks(tuple(masks.shape), masks.stride(), "uint8"), ComponentOptions(*OPTIONS)).launches
+    return plan_masks.label(Masks(tuple(masks.shape), masks.stride(), "uint8"), OPTIONS).launches
 
 
 def test_first_use_within_a_cuda_graph_is_refused(cupy, monkeypatch):
@@ -190,22 +197,22 @@ def test_first_use_within_a_cuda_graph_is_refused(cupy, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
         with pytest.raises(RuntimeError, match="fastia_strips_uint8_32 is used for the first time, and a CUDA graph"):
-            ops_cuda.label(masks, *OPTIONS, False)
-    ops_cuda.label(masks, *OPTIONS, False)
+            cuda_masks.label(masks, OPTIONS)
+    cuda_masks.label(masks, OPTIONS)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    ops_cuda.label(masks, *OPTIONS, False)
+    cuda_masks.label(masks, OPTIONS)
 
 
 def test_gpu_that_is_too_old_is_named(cupy, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
     with pytest.raises(RuntimeError, match=r"need a GPU of compute capability 7\.0 or later, got 6\.1 on cpu"):
-        ops_cuda.label(torch.ones(1, 5, 7, dtype=torch.uint8), *OPTIONS, False)
+        cuda_masks.label(torch.ones(1, 5, 7, dtype=torch.uint8), OPTIONS)
 
 
 def test_older_cupy_gets_an_external_stream(cupy):
     del cupy.cuda.Stream.from_external
     cupy.cuda.ExternalStream = lambda address, device: cupy._enter((0, address))
-    assert ops_cuda.label(torch.ones(1, 1, 1, dtype=torch.uint8), *OPTIONS, False).item() == 1
+    assert cuda_masks.label(torch.ones(1, 1, 1, dtype=torch.uint8), OPTIONS).item() == 1
 
 
 @pytest.mark.parametrize(("version", "extra"), [("12.8", "cuda12"), ("13.0", "cuda13")])
@@ -215,7 +222,7 @@ def test_missing_cupy_is_named(monkeypatch, version, extra):
     masks = torch.ones(1, 5, 7, dtype=torch.uint8)
     text = rf"masks that are CUDA tensors need CuPy: pip install 'fastia\[{extra}\]'"
     with pytest.raises(ModuleNotFoundError, match=text):
-        ops_cuda.label(masks, *OPTIONS, False)
+        cuda_masks.label(masks, OPTIONS)
 
 
 def test_missing_nvrtc_is_named(cupy, monkeypatch):
@@ -224,7 +231,7 @@ def test_missing_nvrtc_is_named(cupy, monkeypatch):
 
     monkeypatch.setattr(Kernel, "kernel", property(fail))
     with pytest.raises(ImportError, match=r"CuPy finds no NVRTC, which comes with: pip install 'fastia\[cuda12\]'"):
-        ops_cuda.label(torch.ones(1, 5, 7, dtype=torch.uint8), *OPTIONS, False)
+        cuda_masks.label(torch.ones(1, 5, 7, dtype=torch.uint8), OPTIONS)
 
 
 class CuPyArray:
@@ -297,7 +304,7 @@ def test_instances_equal_the_reference(cupy, part):
     for seed in range(part * 30, part * 30 + 30):
         arrays, options = scene_of(seed)
         widths = (None, None) if seed % 3 == 0 else (seed % 7, None) if seed % 3 == 1 else (seed % 7, seed % 5)
-        fields = ops_cuda.instance_iou(*arrays, *options.values(), *widths, False, None)
+        fields = cuda_overlaps.instance_iou(*arrays, OverlapOptions(**options), *widths, None)
         limits = dict(zip(("max_instances", "max_unmatched"), widths, strict=True))
         records, confusion = expected_of(arrays, options, **limits)
         for field, expected in zip(fields, (*records, confusion), strict=True):
@@ -305,12 +312,12 @@ def test_instances_equal_the_reference(cupy, part):
 
 
 def test_instances_of_unknown_number_in_several_chunks(cupy, monkeypatch):
-    tuning = cuda_plan.Tuning(scratch_bytes=1)
-    plan = lambda inputs, options, *widths: cuda_iou_plan.instance_iou(inputs, options, *widths, tuning)  # noqa: E731
-    monkeypatch.setattr(ops_cuda, "_plan_instance_iou", plan)
+    tuning = plan.Tuning(scratch_bytes=1)
+    planned = lambda inputs, options, *widths: plan_overlaps.instance_iou(inputs, options, *widths, tuning)  # noqa: E731
+    monkeypatch.setattr(cuda_overlaps, "_plan_instance_iou", planned)
     for seed in range(12):
         arrays, options = scene_of(seed)
-        fields = ops_cuda.instance_iou(*arrays, *options.values(), None, None, False, None)
+        fields = cuda_overlaps.instance_iou(*arrays, OverlapOptions(**options), None, None, None)
         records, confusion = expected_of(arrays, options)
         for field, expected in zip(fields, (*records, confusion), strict=True):
             assert_array_equal(field, expected, strict=True)
@@ -318,10 +325,10 @@ def test_instances_of_unknown_number_in_several_chunks(cupy, monkeypatch):
 
 def test_instances_of_unknown_number_are_counted_once(cupy):
     preds, target = (torch.from_numpy(generators.nasty()[name]) for name in ("white 37x70", "blobs 37x70"))
-    options = ("wacv2024", 0, 255, 255, 4)
-    ops_cuda.instance_iou(preds, target, None, *options, 500, 500, False, None)
+    options = OverlapOptions(num_classes=4)
+    cuda_overlaps.instance_iou(preds, target, None, options, 500, 500, None)
     given, cupy.launched = cupy.launched, []
-    ops_cuda.instance_iou(preds, target, None, *options, None, 500, False, None)
+    cuda_overlaps.instance_iou(preds, target, None, options, None, 500, None)
     assert cupy.launched == [*given, given[-1]]  # but for records of width 0
 
 
@@ -331,7 +338,7 @@ def test_instances_of_empty_batches(cupy, shape):
     options = {"protocol": "exact", "background": 0, "ignore_index": 255, "instance_ignore_index": 255}
     options["num_classes"] = 3
     for widths in ((None, None), (2, 3)):
-        fields = ops_cuda.instance_iou(masks, masks, None, *options.values(), *widths, True, None)
+        fields = cuda_overlaps.instance_iou(masks, masks, None, OverlapOptions(**options, validate=True), *widths, None)
         limits = dict(zip(("max_instances", "max_unmatched"), widths, strict=True))
         records, confusion = expected_of([masks, masks, None], options, **limits)
         for field, expected in zip(fields, (*records, confusion), strict=True):
@@ -347,8 +354,7 @@ def test_instances_are_added_to_sums_in_place(cupy):
         records, confusion = expected_of(arrays, options)
         chosen = {name: options[name] for name in ("num_classes", "background")}
         sums = [torch.ones(3, options["num_classes"], 4, dtype=torch.int64), torch.ones(confusion.shape[1:]).long()]
-        given = [value for name, value in options.items() if name != "num_classes"]
-        ops_cuda.add_instances(*arrays, *given, seed % 2 == 0, *sums)
+        cuda_overlaps.add_instances(*arrays, OverlapOptions(**options, validate=seed % 2 == 0), *sums)
         assert_array_equal(sums[0], 1 + tally(records, **chosen))
         assert_array_equal(sums[1], 1 + confusion.sum(0))
         added += 1
@@ -367,12 +373,12 @@ def test_instances_are_added_to_sums_in_place(cupy):
 def test_validate_names_the_map_of_an_id(cupy, argument, value, text):
     maps = [torch.ones(1, 2, 3, dtype=torch.int64) for _ in range(3)]
     maps[argument][0, 1, 1] = value
-    options = ("exact", 0, 255, 254)
+    options = OverlapOptions("exact", 0, 255, 254, 3, validate=True)
     sums = torch.zeros(3, 3, 4, dtype=torch.int64), torch.zeros(3, 4, dtype=torch.int64)
     for call in (
-        lambda: ops_cuda.instance_iou(*maps, *options, 3, None, None, True, None),
-        lambda: ops_cuda.instance_iou(*maps, *options, 3, 2, 2, True, None),
-        lambda: ops_cuda.add_instances(*maps, *options, True, *sums),
+        lambda: cuda_overlaps.instance_iou(*maps, options, None, None, None),
+        lambda: cuda_overlaps.instance_iou(*maps, options, 2, 2, None),
+        lambda: cuda_overlaps.add_instances(*maps, options, *sums),
     ):
         with pytest.raises(ValueError, match=re.escape(text)):
             call()
@@ -396,11 +402,11 @@ def test_metric_on_a_gpu_adds_in_place_and_reads_nothing_back():
 
 def test_opcheck_of_adding_to_sums(cupy):
     library = torch.library.Library("fastia", "IMPL")
-    library.impl("add_instances", ops_cuda.add_instances, "CPU")
+    library.impl("add_instances", ops_overlaps._implementation(cuda_overlaps.add_instances), "CPU")
     try:
         masks = torch.randint(0, 4, (2, 5, 7), dtype=torch.uint8)
         sums = torch.zeros(3, 4, 4, dtype=torch.int64), torch.zeros(4, 5, dtype=torch.int64)
-        arguments = (masks, masks, None, "exact", 0, 255, 255, False, *sums)
+        arguments = (masks, masks, None, *OverlapOptions("exact", num_classes=4), *sums)
         torch.library.opcheck(torch.ops.fastia.add_instances.default, arguments)
     finally:
         library._destroy()
@@ -409,14 +415,14 @@ def test_opcheck_of_adding_to_sums(cupy):
 def test_components_are_matched_on_the_cpu_only():
     preds = SimpleNamespace(device="cuda:0")
     with pytest.raises(NotImplementedError, match=r"on the CPU only: pass preds\.cpu\(\), target\.cpu\(\)$"):
-        ops_cuda.instance_matches(preds, preds, None)
+        cuda_overlaps.instance_matches(preds, preds, None)
 
 
 def test_names_of_dtypes_are_those_of_the_plan():
-    assert {ops_cuda._name(dtype) for dtype in checks.MASK_DTYPES} == set(cuda_plan.MASK_DTYPES)
-    assert {ops_cuda._name(dtype) for dtype in checks.WEIGHT_DTYPES} == set(cuda_plan.WEIGHT_BYTES)
+    assert {cuda.dtype_name(dtype) for dtype in checks.MASK_DTYPES} == set(plan.MASK_DTYPES)
+    assert {cuda.dtype_name(dtype) for dtype in checks.WEIGHT_DTYPES} == set(plan.WEIGHT_BYTES)
     masks = check.masks_of(np.zeros((2, 3, 4), np.int16).transpose(0, 2, 1))
-    assert ops_cuda._masks(torch.zeros(2, 3, 4, dtype=torch.int16).transpose(1, 2)) == masks
+    assert cuda.masks_of(torch.zeros(2, 3, 4, dtype=torch.int16).transpose(1, 2)) == masks
 
 
 @pytest.mark.parametrize("source", runner.KERNELS)

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastia
-from fastia import ops_loss, reference_loss
-from fastia.kernels import cpu_loss
+from fastia.kernels.cpu import logits as cpu_loss
+from fastia.ops import logits as ops_loss
 from fastia.options import LossOptions
+from fastia.reference import logits as reference_loss
 
 ops = torch.ops.fastia
 loss_of = fastia.size_weighted_cross_entropy

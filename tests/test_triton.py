@@ -20,9 +20,9 @@ from test_losses import check_error_against_eager, random_configuration, random_
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastia.kernels import triton as kernels
-from fastia.kernels import triton_kernels
-from fastia.kernels.triton_losses import PIXEL_LOSSES
+from fastia.kernels.triton import logits as kernels
+from fastia.kernels.triton import walk
+from fastia.kernels.triton.pixel_losses import PIXEL_LOSSES
 from fastia.options import LossOptions
 
 ARCHITECTURES = (80, 90, 100)
@@ -99,7 +99,7 @@ def variants():
 def test_kernel_compiles_without_stack_or_local_memory(architecture, dtype, name, block, wide, plain):
     loss = PIXEL_LOSSES["cross_entropy"]
     usage = resource_usage(
-        getattr(triton_kernels, f"{name}_kernel"),
+        getattr(walk, f"{name}_kernel"),
         architecture,
         dtype,
         ("logits",) * (name == "pixel") + OPTIONAL * plain,
@@ -141,10 +141,10 @@ def compilations(monkeypatch):
     monkeypatch.setattr(triton.runtime.driver, "_active", Device())
     monkeypatch.setattr(triton.knobs.runtime, "jit_cache_hook", record)
     for name in KERNELS:
-        getattr(triton_kernels, f"{name}_kernel").device_caches.clear()
+        getattr(walk, f"{name}_kernel").device_caches.clear()
     yield keys
     for name in KERNELS:
-        getattr(triton_kernels, f"{name}_kernel").device_caches.clear()
+        getattr(walk, f"{name}_kernel").device_caches.clear()
 
 
 def launch(b, c, h, w, height, width, *, dtype=torch.float32, align_corners=False, plain=False, offset=0):

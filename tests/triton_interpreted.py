@@ -16,9 +16,9 @@ import triton.language as tl
 from test_losses import check_error_against_eager, random_configuration
 from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder, TensorHandle
 
-from fastia import ops_loss
-from fastia.kernels import triton as kernels
-from fastia.kernels import triton_interpolation, triton_kernels, triton_losses
+from fastia.kernels.triton import interpolation, pixel_losses, walk
+from fastia.kernels.triton import logits as kernels
+from fastia.ops import logits as ops_loss
 from fastia.options import LossOptions
 
 IDS = (torch.uint8, torch.int16, torch.uint16, torch.int32, torch.int64)
@@ -40,7 +40,7 @@ def _fast_interpreter(monkeypatch):
     call = InterpretedFunction.__call__
 
     def call_patched(self, *args, **kwargs):
-        if self.fn.__globals__ in (vars(triton_kernels), vars(triton_interpolation), vars(triton_losses)):
+        if self.fn.__globals__ in (vars(walk), vars(interpolation), vars(pixel_losses)):
             return self.rewrite()(*args, **kwargs)
         return call(self, *args, **kwargs)
 
@@ -150,8 +150,8 @@ def squared_backward(nll, scale, _):
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_pixel_loss_may_be_any_function_of_the_likelihood(monkeypatch, size, align_corners):
     """The cross-entropy is linear in it, so that its derivative does not read the logits again."""
-    loss = triton_losses.PixelLoss(squared, squared_backward, lambda parameters, num_classes: 0.0, True)
-    monkeypatch.setitem(triton_losses.PIXEL_LOSSES, "squared", loss)
+    loss = pixel_losses.PixelLoss(squared, squared_backward, lambda parameters, num_classes: 0.0, True)
+    monkeypatch.setitem(pixel_losses.PIXEL_LOSSES, "squared", loss)
     torch.manual_seed(0)
     logits = torch.randn(2, 9, 4, 5).requires_grad_()
     target, weights, class_weight = torch.randint(0, 9, (2, *size)), torch.rand(2, *size), torch.rand(9)
@@ -374,9 +374,9 @@ def test_nothing_to_average_gives_zeros(shape):
 @triton.jit
 def axis_kernel(first, shares, in_size: tl.int32, out_size: tl.int32, ALIGN_CORNERS: tl.constexpr, BLOCK: tl.constexpr):
     index = tl.arange(0, BLOCK).to(tl.int64)
-    first_of_cell = triton_interpolation.first_output(index, in_size, out_size, ALIGN_CORNERS)
+    first_of_cell = interpolation.first_output(index, in_size, out_size, ALIGN_CORNERS)
     tl.store(first + index, first_of_cell, mask=index <= in_size)
-    before, _after, share = triton_interpolation._source(index, in_size, out_size, ALIGN_CORNERS)
+    before, _after, share = interpolation._source(index, in_size, out_size, ALIGN_CORNERS)
     tl.store(shares + index, before + share.to(tl.float64), mask=index < out_size)
 
 

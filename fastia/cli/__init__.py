@@ -49,7 +49,7 @@ def start(
 
 def info() -> None:
     """Print versions, backends and folders."""
-    from fastia.kernels import cpu
+    from fastia.kernels.cpu import launch as cpu
 
     rows = {
         "fastia": __version__,

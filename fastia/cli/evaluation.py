@@ -157,8 +157,8 @@ def sensitivity(
     with errors_as_text():
         from rich.console import Console
 
-        from fastia import checks
         from fastia.evaluation import sensitivity as analyses
+        from fastia.functional import checks
 
         checks.new_files(csv=csv, plot=plot)
         curves = analyses.corner_cases(protocol=protocol.value)

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia import checks, functional
+from fastia import functional
 from fastia.data import voc
 from fastia.data.files import replacing
 from fastia.data.ground_truth import GroundTruth, read_ground_truth
 from fastia.data.png import read_ids
 from fastia.data.threads import in_threads
+from fastia.functional import checks
 from fastia.metrics.registry import SIZE_BOUNDS, SIZE_NAMES
 from fastia.typing import PathLike
 

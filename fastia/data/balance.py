@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia import checks
 from fastia.data import voc
 from fastia.data.files import replacing, write_lines
 from fastia.data.ground_truth import GroundTruth, read_ground_truth
 from fastia.data.programme import Counts, Programme, imbalance
+from fastia.functional import checks
 from fastia.metrics.registry import SIZE_NAMES
 from fastia.typing import PathLike
 

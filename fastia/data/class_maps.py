@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from fastia import checks
 from fastia.data import voc
+from fastia.functional import checks
 from fastia.typing import PathLike
 
 # Categories of COCO and of LVIS (0.5 and 1.0) as the annotation guidelines of VOC class them: vans are cars, scooters

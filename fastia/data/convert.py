@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fastia import checks
 from fastia._version import __version__
 from fastia.data import voc
 from fastia.data.class_maps import ClassMap, read_class_map, voc_map
@@ -22,6 +21,7 @@ from fastia.data.drawing import draw
 from fastia.data.files import write_lines
 from fastia.data.png import write_ids
 from fastia.data.threads import cores
+from fastia.functional import checks
 from fastia.progress import progress_bar
 from fastia.typing import PathLike
 

@@ -9,11 +9,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia import checks
 from fastia.data import voc
 from fastia.data.problems import FileProblems, foreign_ids, read_masks
 from fastia.data.threads import in_threads
-from fastia.functional_instances import InstanceIoU, instance_overlaps
+from fastia.fields import InstanceIoU
+from fastia.functional import checks
+from fastia.functional.overlaps import instance_overlaps
 from fastia.metrics.registry import SIZE_BOUNDS, SIZE_NAMES
 from fastia.progress import progress_bar
 from fastia.typing import PathLike

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia import checks
 from fastia.data.png import write_ids
 from fastia.data.voc import VOID
+from fastia.functional import checks
 from fastia.typing import PathLike
 
 CLASSES = ("background", "disc", "square", "triangle", "star", "cross", "ring")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fastia import checks
 from fastia.evaluation import comparison_report
 from fastia.evaluation.intervals import bootstrap, holm, spearman, swap_tests
 from fastia.evaluation.result import Comparison, Correlation, Difference, Interval
 from fastia.evaluation.sums import SCORES, Result, check_same_data, columns_of, read_result
+from fastia.functional import checks
 from fastia.metrics.registry import SIZE_NAMES
 from fastia.typing import PathLike
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia.functional_instances import InstanceIoU
+from fastia.fields import InstanceIoU
 from fastia.metrics.further import Counts
 
 

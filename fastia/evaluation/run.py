@@ -12,14 +12,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia import checks
 from fastia.data import voc
 from fastia.data.problems import FileProblems
 from fastia.data.threads import in_threads
 from fastia.evaluation.report import write_all
 from fastia.evaluation.result import Evaluation
 from fastia.evaluation.scoring import ImageScorer
-from fastia.functional_instances import InstanceIoU
+from fastia.fields import InstanceIoU
+from fastia.functional import checks
 from fastia.metrics import further, registry, standard
 from fastia.metrics.further import Counts
 from fastia.metrics.registry import BINS, SIZE_NAMES

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from fastia.data.png import Ids
 from fastia.data.problems import foreign_ids, read_masks
-from fastia.functional_instances import InstanceIoU, instance_matches, instance_overlaps
+from fastia.fields import InstanceIoU
+from fastia.functional.overlaps import instance_matches, instance_overlaps
 from fastia.metrics import further
 from fastia.metrics.further import Counts
 from fastia.metrics.registry import CountedImage

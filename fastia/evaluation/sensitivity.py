@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia import checks
 from fastia.data import voc
 from fastia.data.files import write_together
 from fastia.data.threads import in_threads
 from fastia.evaluation.masks import ImageMasks, read_masks
 from fastia.evaluation.result import Evaluation
 from fastia.evaluation.run import evaluate_directory
-from fastia.functional_instances import instance_overlaps
+from fastia.functional import checks
+from fastia.functional.overlaps import instance_overlaps
 from fastia.metrics import registry, standard
 from fastia.metrics.registry import SIZE_NAMES
 from fastia.typing import PathLike, Protocol

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia import checks
 from fastia.evaluation.sums import Result, check_same_data, columns_of, read_result
+from fastia.functional import checks
 from fastia.metrics.registry import BINS, terms
 from fastia.metrics.standard import RATIOS
 from fastia.typing import Floats, PathLike

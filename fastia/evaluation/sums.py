@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia import checks
-from fastia.checks import PROTOCOLS
+from fastia.functional import checks
+from fastia.functional.checks import PROTOCOLS
 from fastia.metrics import further, registry
 from fastia.metrics.registry import INSTANCES, PIXELS, Columns, Ratio, Terms
 from fastia.metrics.standard import ABSENT_CLASSES, RATIOS, AbsentClasses, ratios

@@ -10,7 +10,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from fastia import checks
+from fastia.functional import checks
 
 FISHERS = ("ema", "batch", "empirical")
 _GROUP = 2**21  # elements of parameters that are worked on at once: what lies between two operations stays in the cache

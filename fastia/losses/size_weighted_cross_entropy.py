@@ -7,10 +7,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fastia import checks
-from fastia.functional_loss import check_loss_inputs, loss_options, pixel_loss
-from fastia.kernels.logits import arithmetic
-from fastia.ops_loss import register_pixel_loss
+from fastia.functional import checks
+from fastia.functional.logits import check_loss_inputs, loss_options, pixel_loss
+from fastia.functional.masks import component_options
+from fastia.kernels.shared import arithmetic
+from fastia.ops.logits import register_pixel_loss
 
 register_pixel_loss("cross_entropy", "label_smoothing")
 
@@ -80,8 +81,7 @@ def size_weighted_cross_entropy(
     Source: Eq. 4 of Mun et al., "Small Objects Matters in Weakly-supervised Semantic Segmentation", WACV 2024.
     """
     check_loss_inputs(logits, target, weights, class_weight)
-    checks.choice("connectivity", connectivity, checks.CONNECTIVITIES)
-    background = checks.background(background)
+    components = component_options(connectivity, background, ignore_index, validate)
     checks.choice("normalizer", normalizer, checks.NORMALIZERS)
     tau = checks.number("tau", tau, 1)
     label_smoothing = checks.number("label_smoothing", label_smoothing, 0, 1)
@@ -99,9 +99,7 @@ def size_weighted_cross_entropy(
     )
 
     def size_weights(target: Tensor) -> Tensor:
-        return torch.ops.fastia.weights(
-            target, tau, connectivity, background, options.ignore_index, normalizer, arithmetic(logits), validate
-        )
+        return torch.ops.fastia.weights(target, *components, tau, normalizer, arithmetic(logits))
 
     return pixel_loss(logits, target, weights, class_weight, options, None if tau == 1 else size_weights)
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia import checks
-from fastia.arrays import Array
+from fastia.fields import Array
+from fastia.functional import checks
 from fastia.metrics import boundary_iou, components, fine_grained, iiou, panoptic, registry
 from fastia.metrics.registry import CountedImage, Score, Sums
 from fastia.metrics.standard import standard_columns

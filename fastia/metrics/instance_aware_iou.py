@@ -10,20 +10,14 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from fastia import checks
-from fastia.arrays import Array
-from fastia.functional_instances import (
-    ComponentMatches,
-    InstanceIoU,
-    Protocol,
-    add_instances,
-    instance_matches,
-    instance_overlaps,
-)
-from fastia.functional_loss import upsample_argmax
+from fastia.fields import Array, ComponentMatches, InstanceIoU
+from fastia.functional import checks
+from fastia.functional.logits import upsample_argmax
+from fastia.functional.overlaps import add_instances, instance_matches, instance_overlaps
 from fastia.metrics import further
 from fastia.metrics.registry import SIZE_NAMES, CountedImage
 from fastia.metrics.standard import ABSENT_CLASSES, AbsentClasses, scores, tally
+from fastia.typing import Protocol
 
 
 class InstanceAwareIoU(Metric):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastia.functional_instances import ComponentMatches, InstanceIoU
+from fastia.fields import ComponentMatches, InstanceIoU
 
 SIZE_BOUNDS = (32 * 32, 96 * 96)  # smallest medium and smallest large area, in pixels, as COCO has them
 SIZE_NAMES = ("small", "medium", "large")

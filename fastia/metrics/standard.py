@@ -13,9 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastia import checks
-from fastia.arrays import Array
-from fastia.functional_instances import InstanceIoU
+from fastia.fields import Array, InstanceIoU
+from fastia.functional import checks
 from fastia.metrics import registry
 from fastia.metrics.registry import BINS, FRACTION_BITS, INSTANCES, PIXELS, SIZE_NAMES, Columns, Ratio
 

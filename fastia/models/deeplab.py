@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastia import checks
+from fastia.functional import checks
 from fastia.models.backbones import BACKBONES
 from fastia.models.weights import LoadReport, load_matching, read_state, unwrapped_name
 from fastia.typing import PathLike

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from fastia import checks
+from fastia.functional import checks
 from fastia.typing import PathLike
 
 if sys.version_info >= (3, 11):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastia import functional, losses
-from fastia.functional_loss import nearest
+from fastia.functional.logits import nearest
 from fastia.training.config import Config
 
 # Logits [B, C, h, w] and target [B, H, W] to a 0-d sum and a 0-d denominator, both over this process's images. Of

@@ -10,8 +10,9 @@ from cuda_on_cpu.runner import Array, Kernels
 from fuzz import BFLOAT16, Inputs, Output, pick
 
 from fastia import reference
-from fastia.kernels import cuda_plan
-from fastia.kernels.cuda_plan import ComponentOptions, Masks, Tuning
+from fastia.kernels.cuda import plan_masks
+from fastia.kernels.cuda.plan import Masks, Tuning
+from fastia.options import ComponentOptions
 
 TAUS = (1.0, 1.5, 5.0, 7.3, 1e6, np.inf)
 
@@ -48,7 +49,7 @@ def check_labels(
 ) -> None:
     labels = Output(rng, masks.shape, np.int32)
     kernels.run(
-        cuda_plan.label(masks_of(masks), ComponentOptions(**options), tuning),
+        plan_masks.label(masks_of(masks), ComponentOptions(**options), tuning),
         {"masks": masks, "labels": labels.values},
         seed,
     )
@@ -61,7 +62,7 @@ def check_components(
     width = int(rng.integers(9))
     expected = reference.components(masks, **options, max_components=width)
     outputs = {name: Output(rng, field.shape, field.dtype) for name, field in expected._asdict().items()}
-    plan = cuda_plan.components(masks_of(masks), ComponentOptions(**options), width, tuning)
+    plan = plan_masks.components(masks_of(masks), ComponentOptions(**options), width, tuning)
     kernels.run(plan, {"masks": masks} | {name: output.values for name, output in outputs.items()}, seed)
     for name, field in expected._asdict().items():
         outputs[name].check(field)
@@ -73,7 +74,7 @@ def check_weights(
     tau, normalizer = pick(rng, TAUS), pick(rng, ("class", "foreground"))
     dtype = pick(rng, ("float16", BFLOAT16, "float32", "float64"))
     weights = Output(rng, masks.shape, dtype)
-    plan = cuda_plan.weights(masks_of(masks), ComponentOptions(**options), tau, normalizer, dtype, tuning)
+    plan = plan_masks.weights(masks_of(masks), ComponentOptions(**options), tau, normalizer, dtype, tuning)
     kernels.run(plan, {"masks": masks, "weights": weights.values}, seed)
     weights.check(reference.weights(masks, **options, tau=tau, normalizer=normalizer, dtype=dtype))
 
@@ -81,7 +82,7 @@ def check_weights(
 def labels_of(kernels: Kernels, masks: Array, options: dict[str, Any], tuning: Tuning, seed: int) -> Array:
     labels = np.full(masks.shape, -7, np.int32)
     kernels.run(
-        cuda_plan.label(masks_of(masks), ComponentOptions(**options), tuning), {"masks": masks, "labels": labels}, seed
+        plan_masks.label(masks_of(masks), ComponentOptions(**options), tuning), {"masks": masks, "labels": labels}, seed
     )
     return labels
 

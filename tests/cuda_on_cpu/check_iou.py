@@ -13,10 +13,11 @@ from cuda_on_cpu.runner import Array, Kernels, build, sources
 from fuzz import Inputs, Output
 
 from fastia import reference
-from fastia.kernels import cuda_iou_plan
-from fastia.kernels.cuda_iou_plan import OverlapInputs, OverlapOptions
-from fastia.kernels.cuda_plan import Tuning
+from fastia.kernels.cuda import plan_overlaps
+from fastia.kernels.cuda.plan import Tuning
+from fastia.kernels.cuda.plan_overlaps import OverlapInputs
 from fastia.metrics import tally
+from fastia.options import OverlapOptions
 
 
 def check_scenes(kernels: Kernels, seed: int, largest: int = 40, **changes: Any) -> int:
@@ -56,7 +57,7 @@ def check_records(
     outputs = {name: Output(rng, field.shape, field.dtype) for name, field in expected._asdict().items()}
     added = np.ones_like(confusion)
     width, unmatched = expected.class_id.shape[1], expected.unmatched_class_id.shape[1]
-    plan = cuda_iou_plan.instance_iou(inputs_of(arrays), OverlapOptions(**options), width, unmatched, tuning)
+    plan = plan_overlaps.instance_iou(inputs_of(arrays), OverlapOptions(**options), width, unmatched, tuning)
     buffers = buffers_of(arrays) | {name: output.values for name, output in outputs.items()} | {"confusion": added}
     kernels.run(plan, buffers, seed)
     for name, field in expected._asdict().items():
@@ -71,7 +72,7 @@ def check_update(
     classes = {name: options[name] for name in ("num_classes", "background")}
     sums = np.ones((3, options["num_classes"], 4), np.int64)
     added = np.ones(confusion.shape[1:], np.int64)
-    plan = cuda_iou_plan.update(inputs_of(arrays), OverlapOptions(**options), tuning)
+    plan = plan_overlaps.update(inputs_of(arrays), OverlapOptions(**options), tuning)
     kernels.run(plan, buffers_of(arrays) | {"tally": sums, "confusion": added}, seed)
     np.testing.assert_array_equal(sums, 1 + tally(expected, **classes))
     np.testing.assert_array_equal(added, 1 + confusion.sum(0))

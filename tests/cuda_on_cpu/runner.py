@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from fastia.kernels import cuda_iou_plan, cuda_plan
+from fastia.kernels.cuda import plan, plan_masks, plan_overlaps
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 FLAGS = ("-std=c++17", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-fno-strict-aliasing")
-KERNELS = cuda_plan.KERNELS | cuda_iou_plan.KERNELS
+KERNELS = plan_masks.KERNELS | plan_overlaps.KERNELS
 Array = Any  # a NumPy array
 
 
@@ -32,7 +32,7 @@ class Kernels:
     def __init__(self, library: Path | None = None) -> None:
         self._launch = ctypes.CDLL(str(library or build(sources()))).cuda_on_cpu_launch
 
-    def run(self, plan: cuda_plan.Plan, buffers: dict[str, Array], seed: int) -> None:
+    def run(self, plan: plan.Plan, buffers: dict[str, Array], seed: int) -> None:
         """Run a plan on named arrays in an order that `seed` decides; `scratch` comes from here, with garbage in it."""
         rng = np.random.default_rng((3, seed))
         scratch = np.frombuffer(bytearray(rng.bytes(plan.scratch_bytes + 256)), np.uint8)
@@ -41,7 +41,7 @@ class Kernels:
         for number, launch in enumerate(plan.launches):
             self.launch(launch, addresses, seed * 1000 + number)
 
-    def launch(self, launch: cuda_plan.Launch, addresses: dict[str, int], seed: int) -> None:
+    def launch(self, launch: plan.Launch, addresses: dict[str, int], seed: int) -> None:
         got, expected = type(launch.parameters), KERNELS[launch.source][launch.kernel]
         if got is not expected:
             raise KernelError(f"{launch.kernel}: got {got.__name__}, expected {expected.__name__}")

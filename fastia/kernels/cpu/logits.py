@@ -1,4 +1,4 @@
-"""The CPU kernels of pixel losses and argmax of upsampled logits: `csrc/cpu/upsample.cpp`, called through ctypes.
+"""The CPU kernels of pixel losses and argmax of upsampled logits: `csrc/cpu/logits`, called through ctypes.
 
 Arguments are taken as checked CPU tensors of any strides; what is allocated here is returned. Arithmetic is float64 for
 float64 logits, else float32. Ids and weights are checked here, as the kernels read them.
@@ -12,11 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastia.kernels import cpu
-from fastia.kernels.logits import arithmetic, dense, invalid_target, negative_weight
+from fastia.kernels.cpu.launch import (
+    FLOAT_DTYPES,
+    INVALID_ID,
+    NEGATIVE_WEIGHT,
+    UNKNOWN_LOSS,
+    Error,
+    Id,
+    Masks,
+    check,
+    id_of,
+    library,
+    masks_of,
+    num_threads,
+    pointer,
+)
+from fastia.kernels.errors import invalid_target, negative_weight
+from fastia.kernels.shared import arithmetic, dense
 from fastia.options import LossOptions
-
-_NEGATIVE_WEIGHT, _UNKNOWN_LOSS = 4, 5
 
 
 class _Logits(ctypes.Structure):
@@ -33,10 +46,10 @@ class _PixelLoss(ctypes.Structure):
         ("name", ctypes.c_char_p),
         ("parameters", ctypes.POINTER(ctypes.c_double)),
         ("logits", _Logits),
-        ("target", cpu._Maps),
+        ("target", Masks),
         ("weights", ctypes.c_void_p),
         ("class_weight", ctypes.c_void_p),
-        ("ignore_index", cpu._Id),
+        ("ignore_index", Id),
         ("align_corners", ctypes.c_int32),
         ("threads", ctypes.c_int32),
     ]
@@ -60,9 +73,9 @@ def upsample_loss(
     sums = torch.empty(3, dtype=torch.float64)
     weights, class_weight = dense(weights, dtype), dense(class_weight, dtype)
     problem = _problem(logits, target, weights, class_weight, options, threads)
-    error = cpu._Error()
-    status = cpu._library.fastia_upsample_loss(
-        ctypes.byref(problem), _pointer(loss), _pointer(lse), _pointer(sums), ctypes.byref(error)
+    error = Error()
+    status = library.fastia_upsample_loss(
+        ctypes.byref(problem), pointer(loss), pointer(lse), pointer(sums), ctypes.byref(error)
     )
     _check(status, error, logits, weights, options)
     return loss, lse, sums
@@ -87,12 +100,12 @@ def upsample_loss_backward(
     weights, class_weight, lse = dense(weights, dtype), dense(class_weight, dtype), lse.contiguous()
     grad = grad.to(dtype).expand(target.shape)
     problem = _problem(logits, target, weights, class_weight, options, threads)
-    error = cpu._Error()
-    status = cpu._library.fastia_upsample_loss_backward(
+    error = Error()
+    status = library.fastia_upsample_loss_backward(
         ctypes.byref(problem),
-        _pointer(grad),
+        pointer(grad),
         (ctypes.c_int64 * 3)(*_byte_strides(grad)),
-        _pointer(lse),
+        pointer(lse),
         ctypes.byref(_logits(grad_logits)),
         ctypes.byref(error),
     )
@@ -105,22 +118,18 @@ def upsample_argmax(
 ) -> Tensor:
     """Returns the class of the largest upsampled logit, `[B, H, W]`: uint8 for up to 256 classes, else int32."""
     out = torch.empty((len(logits), *size), dtype=torch.uint8 if logits.shape[1] <= 256 else torch.int32)
-    error = cpu._Error()
-    status = cpu._library.fastia_upsample_argmax(
+    error = Error()
+    status = library.fastia_upsample_argmax(
         ctypes.byref(_logits(logits)),
         ctypes.c_int64(size[0]),
         ctypes.c_int64(size[1]),
         ctypes.c_int32(align_corners),
-        ctypes.c_int32(threads or cpu.num_threads()),
-        _pointer(out),
+        ctypes.c_int32(threads or num_threads()),
+        pointer(out),
         ctypes.byref(error),
     )
-    cpu._check(status, error, {})
+    check(status, error, {})
     return out
-
-
-def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
 def _byte_strides(tensor: Tensor) -> list[int]:
@@ -129,7 +138,7 @@ def _byte_strides(tensor: Tensor) -> list[int]:
 
 def _logits(logits: Tensor) -> _Logits:
     shape, strides = (ctypes.c_int64 * 4)(*logits.shape), (ctypes.c_int64 * 4)(*_byte_strides(logits))
-    return _Logits(_pointer(logits), shape, strides, cpu._FLOAT_DTYPES[logits.dtype])
+    return _Logits(pointer(logits), shape, strides, FLOAT_DTYPES[logits.dtype])
 
 
 def _problem(
@@ -144,21 +153,21 @@ def _problem(
         options.name.encode(),
         (ctypes.c_double * len(options.parameters))(*options.parameters),
         _logits(logits),
-        cpu._maps(target),
-        _pointer(weights),
-        _pointer(class_weight),
-        cpu._id(options.ignore_index),
+        masks_of(target),
+        pointer(weights),
+        pointer(class_weight),
+        id_of(options.ignore_index),
         options.align_corners,
-        threads or cpu.num_threads(),
+        threads or num_threads(),
     )
 
 
 def _check(status: int, error: Any, logits: Tensor, weights: Tensor | None, options: LossOptions) -> None:
-    if status == cpu._INVALID_ID:
+    if status == INVALID_ID:
         raise invalid_target(error.value, logits.shape[1], options.ignore_index)
-    if status == _NEGATIVE_WEIGHT:
+    if status == NEGATIVE_WEIGHT:
         assert weights is not None
         raise negative_weight(weights.view(-1)[error.value].item())
-    if status == _UNKNOWN_LOSS:
+    if status == UNKNOWN_LOSS:
         raise NotImplementedError(f"the CPU kernels have no pixel loss {options.name}")
-    cpu._check(status, error, {})
+    check(status, error, {})

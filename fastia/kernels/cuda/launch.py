@@ -1,4 +1,4 @@
-"""The CUDA backend: runs plans of `cuda_plan` on torch tensors; csrc/cuda is compiled by NVRTC, through CuPy.
+"""The CUDA backend: runs plans of `plan` on torch tensors; csrc/cuda is compiled by NVRTC, through CuPy.
 
 A kernel is compiled for the GPU at hand when it is first used, which takes seconds and cannot be captured in a CUDA
 graph; CuPy keeps what was compiled on disk (in CUPY_CACHE_DIR). Launches go to torch's current stream of the device,
@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastia.kernels.cuda_plan import Launch
+from fastia.kernels.cuda.plan import Launch, Masks, Plan
+from fastia.kernels.errors import invalid_id
 
 # Contraction would round once where the other backends round twice.
 OPTIONS = ("-std=c++17", "--fmad=false")
 CAPABILITY = (7, 0)  # of the oldest GPU whose lanes make progress on their own
-FOLDER = importlib.resources.files("fastia.kernels") / "cuda_sources"
+FOLDER = importlib.resources.files("fastia.kernels.cuda") / "sources"
 
 _loaded: dict[tuple[int, str], Any] = {}  # by device and kernel
 _loading = threading.Lock()
@@ -56,6 +57,46 @@ def run(launches: Sequence[Launch], buffers: dict[str, Tensor], device: torch.de
             kernel((launch.grid,), (launch.block,), (parameters,), shared_mem=launch.shared_bytes)
 
 
+class Call:
+    """What the plans of one operation share: its masks and scratch memory, and the check of ids if it is asked for.
+
+    `ignored` has the id that each of the masks may hold besides.
+    """
+
+    def __init__(
+        self, masks: dict[str, Tensor], ignored: dict[str, int | None], validate: bool, num_classes: int | None = None
+    ) -> None:
+        self.ignored = ignored
+        self.num_classes, self.validate = num_classes, validate
+        self.buffers, self.device = dict(masks), next(iter(masks.values())).device
+        if validate:
+            self.buffers["error"] = torch.zeros((len(ignored), 2), dtype=torch.int64, device=self.device)
+
+    def run(self, plan: Plan, outputs: dict[str, Tensor], first: int = 0) -> None:
+        """Run the launches of a plan from `first` on, in the scratch memory of those before."""
+        if first == 0:
+            self.buffers["scratch"] = empty_scratch(plan.scratch_bytes, self.device)
+        run(plan.launches[first:], self.buffers | outputs, self.device)
+        if self.validate and first == 0:
+            self._check()
+
+    def _check(self) -> None:
+        for (name, ignored), (found, value) in zip(self.ignored.items(), self.buffers["error"].tolist(), strict=True):
+            if found:
+                raise invalid_id(name, value, ignored, self.num_classes)
+
+
+def masks_of(masks: Tensor) -> Masks:
+    """What a plan knows of masks."""
+    size = masks.element_size()
+    return Masks(tuple(masks.shape), tuple(size * stride for stride in masks.stride()), dtype_name(masks.dtype))
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a dtype of torch, as plans have it."""
+    return str(dtype).removeprefix("torch.")
+
+
 def source_text(name: str) -> str:
     """A source with its headers in the place of their #include.
 
@@ -73,7 +114,7 @@ def source_text(name: str) -> str:
     return expand(name)
 
 
-def extra() -> str:
+def pip_extra() -> str:
     """The extra of fastia that brings a CuPy for the CUDA of this torch."""
     return "fastia[cuda12]" if (torch.version.cuda or "12").startswith("12") else "fastia[cuda13]"
 
@@ -97,7 +138,7 @@ def _load(launch: Launch, device: torch.device) -> Any:
         except RuntimeError as error:
             if "nvrtc" not in str(error).lower():
                 raise
-            raise ImportError(f"CuPy finds no NVRTC, which comes with: pip install '{extra()}'") from error
+            raise ImportError(f"CuPy finds no NVRTC, which comes with: pip install '{pip_extra()}'") from error
         _loaded[device.index, launch.kernel] = kernel
     return kernel
 
@@ -119,7 +160,7 @@ def _cupy() -> Any:
         if error.name != "cupy":
             raise
         raise ModuleNotFoundError(
-            f"operations on masks that are CUDA tensors need CuPy: pip install '{extra()}'", name="cupy"
+            f"operations on masks that are CUDA tensors need CuPy: pip install '{pip_extra()}'", name="cupy"
         ) from None
     return cupy
 

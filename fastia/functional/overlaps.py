@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from fastia import checks
-from fastia.arrays import Array, answer, batch, operations
+from fastia.fields import Array, ComponentMatches, InstanceIoU
+from fastia.functional import checks
+from fastia.functional.arrays import answer, batch, call
+from fastia.kernels.cpu import overlaps as kernels
+from fastia.options import OverlapOptions
 from fastia.typing import Protocol
 
-
-class InstanceIoU(NamedTuple):
-    """Ground-truth instances and unmatched predicted components; see :func:`instance_iou`."""
-
-    count: Array  # [B] int32
-    class_id: Array  # [B, K] int32, padding -1
-    instance_id: Array  # [B, K] int32, padding -1
-    area: Array  # [B, K] int64, padding 0
-    intersection: Array  # [B, K] int64, padding 0
-    covered: Array  # [B, K] float64, padding 0
-    iou: Array  # [B, K] float64, padding NaN
-    unmatched_count: Array  # [B] int32
-    unmatched_class_id: Array  # [B, M] int32, padding -1
-    unmatched_area: Array  # [B, M] int64, padding 0
-
-
-class ComponentMatches(NamedTuple):
-    """Predicted components of foreground classes, off void, in raster order; see :func:`instance_matches`."""
-
-    count: Array  # [B] int32
-    class_id: Array  # [B, N] int32, padding -1
-    area: Array  # [B, N] int64, padding 0
-    void_area: Array  # [B, N] int64: its pixels void in either map, which `area` does not count
-    instance_area: Array  # [B, N] int64: of the instance of its class with which it has an IoU above 1/2; 0: none
-    intersection: Array  # [B, N] int64: pixels off void that it shares with that instance; 0: none
-    union: Array  # [B, N] int64: pixels off void of either; 0: none
+__all__ = ["ComponentMatches", "InstanceIoU", "instance_iou", "instance_matches", "instance_overlaps"]
 
 
 def instance_iou(
@@ -56,7 +35,7 @@ def instance_iou(
 
     An instance's class is the largest id of ``target`` under it that is not ignored; one without such a pixel has
     no record. For an instance T of class c, each predicted component P of class c has ``o = |P and T|`` pixels on T,
-    ``other`` non-void pixels outside T whose target is c (exact: and that belong to an instance), and
+    ``other`` non-void pixels outside T whose target is c (exact: that lie on other instances of class c), and
     ``rest = |P| - o - other``. T answers for the share ``o / (o + other) * rest`` of the rest:
     ``intersection = sum o``, ``covered = sum over o > 0 of (o + share)`` and
     ``iou = intersection / (area + covered - intersection)``; an instance that no component touches has iou 0.
@@ -66,10 +45,12 @@ def instance_iou(
         target: ground-truth class ids, in the shape of ``preds``.
         instances: ground-truth instance ids in the shape of ``preds``: 0 none, up to 2**31 - 1. None: the
             8-connected components of ``target`` serve, and void is exactly ``target == ignore_index``.
-        protocol: ``"wacv2024"``: the evaluation behind the published tables. Void is instance void only; components
-            have their holes filled before they are connected; a share is truncated to an integer; background is one
-            record per image (``instance_id`` 0). ``"exact"``: the paper's text. Pixels void in either map take no
-            part at all; plain 8-connected components; a share may be a fraction; background is no instance.
+        protocol: ``"wacv2024"``: the evaluation behind the published tables. Void is instance void only (a pixel that
+            the target alone ignores counts); components have their holes filled before they are connected; a share is
+            truncated to an integer; background is one record per image (``instance_id`` 0). ``"exact"``: the paper's
+            text. Pixels void in either map count in no area and no overlap; plain 8-connected components; a share may
+            be a fraction; background is no instance. Under both, components are formed on the whole prediction: void
+            cuts none in two. And under both, void of either map decides which component is false.
         background: class id of the background; None: no class is background.
         ignore_index: id of ignored pixels of ``target``; a prediction with this id is an ordinary wrong one.
         instance_ignore_index: id of void pixels of ``instances``, by default that of ``ignore_index``; None: none.
@@ -82,7 +63,8 @@ def instance_iou(
         :class:`InstanceIoU`. One record per ground-truth instance, ascending by instance id (background first):
         ``count [B]`` int32, ``class_id`` and ``instance_id`` int32 (padding -1), ``area`` and ``intersection``
         int64 in pixels, ``covered`` float64 (padding 0) and ``iou`` float64 (padding NaN), ``[B, K]`` each. One per
-        predicted component of a foreground class that overlaps no instance of its class, in raster order:
+        false component, in raster order: a predicted component of a foreground class that, off void of either map,
+        meets no instance of its class and no pixel whose target is its class, and that is void by half at most:
         ``unmatched_count [B]`` int32, ``unmatched_class_id`` int32 (padding -1) and ``unmatched_area`` int64 in
         non-void pixels, ``[B, M]`` each. Without the batch axis for ``[H, W]`` input.
 
@@ -103,10 +85,8 @@ def instance_iou(
 
     Source: IA-IoU of Mun et al., "Small Objects Matters in Weakly-supervised Semantic Segmentation", WACV 2024.
     """
-    records, _ = _instance_overlaps(
-        "instance_iou", preds, target, instances, protocol, background, ignore_index, instance_ignore_index, None,
-        max_instances, max_unmatched, validate, None,
-    )  # fmt: skip
+    options = _options(protocol, background, ignore_index, instance_ignore_index, None, validate)
+    records, _ = _run(kernels.instance_iou, preds, target, instances, options, max_instances, max_unmatched)
     return records
 
 
@@ -155,10 +135,10 @@ def instance_overlaps(
     Source: as :func:`instance_iou`.
     """
     num_classes = checks.integer("num_classes", num_classes, 1, checks.MAX_CLASSES, optional=False)
-    records, confusion = _instance_overlaps(
-        "instance_iou", preds, target, instances, protocol, background, ignore_index, instance_ignore_index,
-        num_classes, max_instances, max_unmatched, validate, checks.integer("threads", threads, 1),
-    )  # fmt: skip
+    options = _options(protocol, background, ignore_index, instance_ignore_index, num_classes, validate)
+    records, confusion = _run(
+        kernels.instance_iou, preds, target, instances, options, max_instances, max_unmatched, threads
+    )
     return records, confusion
 
 
@@ -199,10 +179,10 @@ def instance_matches(
     Source: the matching of Kirillov et al., "Panoptic Segmentation", CVPR 2019.
     """
     num_classes = checks.integer("num_classes", num_classes, 1, checks.MAX_CLASSES, optional=False)
-    records, confusion, *matches = _instance_overlaps(
-        "instance_matches", preds, target, instances, protocol, background, ignore_index, instance_ignore_index,
-        num_classes, None, None, False, checks.integer("threads", threads, 1),
-    )  # fmt: skip
+    options = _options(protocol, background, ignore_index, instance_ignore_index, num_classes)
+    records, confusion, *matches = _run(
+        kernels.instance_matches, preds, target, instances, options, None, None, threads
+    )
     return records, confusion, ComponentMatches(*matches)
 
 
@@ -233,62 +213,61 @@ def add_instances(
 
     Source: as :func:`instance_iou`.
     """
-    maps, options = _checked(preds, target, instances, protocol, background, ignore_index, instance_ignore_index)
-    torch.ops.fastia.add_instances(*map(_batched, maps), *options, validate, tally, confusion)
+    options = _options(protocol, background, ignore_index, instance_ignore_index, len(confusion), validate)
+    torch.ops.fastia.add_instances(*map(_batched, _masks(preds, target, instances)), *options, tally, confusion)
 
 
-def _instance_overlaps(
-    operation: str,
+def _run(
+    kernel: Callable[..., Any],
     preds: Array,
     target: Array,
     instances: Array | None,
-    protocol: Protocol,
-    background: int | None,
-    ignore_index: int | None,
-    instance_ignore_index: int | Literal["ignore_index"] | None,
-    num_classes: int | None,
+    options: OverlapOptions,
     max_instances: int | None,
     max_unmatched: int | None,
-    validate: bool,
-    threads: int | None,
+    threads: int | None = None,
 ) -> tuple[Any, ...]:
-    maps, options = _checked(preds, target, instances, protocol, background, ignore_index, instance_ignore_index)
-    fields = getattr(operations(maps[0]), operation)(
-        *map(_batched, maps),
-        *options,
-        num_classes,
+    """The records, the confusion matrix, and what else the kernel gives."""
+    masks = _masks(preds, target, instances)
+    fields = call(
+        kernel,
+        [*map(_batched, masks)],
+        options,
         checks.integer("max_instances", max_instances, 0),
         checks.integer("max_unmatched", max_unmatched, 0),
-        validate,
-        threads,
+        checks.integer("threads", threads, 1),
     )
-    fields = [answer(preds, maps[0], field) for field in fields]
+    fields = [answer(preds, masks[0], field) for field in fields]
     records = len(InstanceIoU._fields)
     return InstanceIoU(*fields[:records]), *fields[records:]
 
 
-def _checked(
-    preds: Array,
-    target: Array,
-    instances: Array | None,
-    protocol: Protocol,
-    background: int | None,
-    ignore_index: int | None,
-    instance_ignore_index: int | Literal["ignore_index"] | None,
-) -> tuple[list[Array | None], tuple[str, int | None, int | None, int | None]]:
-    """The maps as arrays or tensors, the instances None if not given, and the options."""
+def _masks(preds: Array, target: Array, instances: Array | None) -> list[Array | None]:
+    """The masks as arrays or tensors, the instances None if not given."""
     given = {} if instances is None else {"instances": instances}
-    maps = checks.masks(preds=preds, target=target, **given)
-    if instance_ignore_index == "ignore_index":
+    masks = checks.masks(preds=preds, target=target, **given)
+    return masks if given else [*masks, None]
+
+
+def _options(
+    protocol: Any,
+    background: Any,
+    ignore_index: Any,
+    instance_ignore_index: Any,
+    num_classes: int | None,
+    validate: bool = False,
+) -> OverlapOptions:
+    if isinstance(instance_ignore_index, str) and instance_ignore_index == "ignore_index":
         instance_ignore_index = ignore_index
-    options = (
+    return OverlapOptions(
         checks.choice("protocol", protocol, checks.PROTOCOLS),
         checks.background(background),
         checks.integer("ignore_index", ignore_index),
         checks.integer("instance_ignore_index", instance_ignore_index),
+        num_classes,
+        validate,
     )
-    return maps if given else [*maps, None], options
 
 
-def _batched(maps: Array | None) -> Array | None:
-    return None if maps is None else batch(maps)
+def _batched(masks: Array | None) -> Array | None:
+    return None if masks is None else batch(masks)

@@ -1,43 +1,27 @@
 """What the CUDA kernels are to be called with: from shapes to scratch memory and a list of launches, as data.
 
-Pure arithmetic, without a GPU and without CuPy, so that `cuda.py` on a GPU and `tests/cuda_on_cpu` on a CPU run the
+Pure arithmetic, without a GPU and without CuPy, so that `launch` on a GPU and `tests/cuda_on_cpu` on a CPU run the
 same plan. Conventions:
 
-- A kernel takes one struct by value, of those in `cuda_structs`.
+- A kernel takes one struct by value, of those in `structs`.
 - Buffers go by name: `masks` is the address of the first element (strides may be negative), outputs are C-contiguous
   (`labels`, `weights`, `count`, `class_id`, `area`, `bbox`), `error` is int64 [2], zeroed before, and set to (1, id)
   by an id that is not allowed; `scratch` holds `Plan.scratch_bytes` of any content, aligned to 256 bytes.
 - Launches run one after the other, in blocks of one dimension. Large batches go in chunks that use the same scratch.
-- Sources lie in `csrc/cuda`, one module each; `KERNELS` names the kernels of each and what they take.
+- Sources lie in `csrc/cuda`, one module each; `KERNELS` of `plan_masks` and `plan_overlaps` name the kernels of each
+  and what they take.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
-from fastia.kernels import cuda_structs as structs
-from fastia.kernels.cuda_structs import Pointer, Struct
+from fastia.kernels.cuda import structs
+from fastia.kernels.cuda.structs import Pointer, Struct
+from fastia.options import ComponentOptions
 
 MASK_DTYPES = {"bool": "uint8"} | {name: name for name in ("uint8", "int16", "uint16", "int32", "int64")}
 WEIGHT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
-_STRUCTS: dict[str, dict[str, type[Struct]]] = {
-    "strips.cu": {f"strips_{dtype}": structs.Strips for dtype in dict.fromkeys(MASK_DTYPES.values())},
-    "merge.cu": {"merge": structs.Merge},
-    "flatten.cu": {"flatten": structs.Flatten},
-    "labels.cu": {
-        "fill_labels": structs.FillLabels,
-        "fill_tables": structs.FillTables,
-        "fill_boxes": structs.FillBoxes,
-    },
-    "weights.cu": {f"fill_weights_{dtype}": structs.FillWeights for dtype in WEIGHT_BYTES},
-}
-KERNELS = {
-    source: {f"fastia_{name}_{bits}": struct for name, struct in kernels.items() for bits in (32, 64)}
-    for source, kernels in _STRUCTS.items()
-}
-KERNELS["labels.cu"]["fastia_empty_tables"] = structs.EmptyTables
-
 _DTYPE_CODES = {name: code for code, name in enumerate(("uint8", "int16", "uint16", "int32", "int64"))}  # Dtype
 _RANGES = {"uint8": (0, 2**8 - 1), "uint16": (0, 2**16 - 1)}
 _RANGES |= {f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (16, 32, 64)}
@@ -83,45 +67,7 @@ class Tuning(NamedTuple):
     wide: bool = False  # 64-bit numbers of components for small images too
 
 
-class ComponentOptions(NamedTuple):
-    """What forms components; with `validate`, ids that are not allowed are reported in `error`."""
-
-    connectivity: int
-    background: int | None
-    ignore_index: int | None
-    validate: bool = False
-
-
 TUNING = Tuning()
-
-
-def label(masks: Masks, options: ComponentOptions, tuning: Tuning = TUNING) -> Plan:
-    """Fills `labels`."""
-    needs = Needs(labels=True)
-    return _plan(masks, needs, tuning, lambda chunk: [*chunk.find_components(options), chunk.fill_labels()])
-
-
-def components(masks: Masks, options: ComponentOptions, max_components: int, tuning: Tuning = TUNING) -> Plan:
-    """Fills `labels`, `count [B]`, `class_id [B, K]`, `area [B, K]` and `bbox [B, K, 4]`, where K is max_components."""
-
-    def launches(chunk: Chunk) -> list[Launch]:
-        count = chunk.output("count", 4)
-        tables = [chunk.fill_tables(max_components, count), chunk.fill_boxes(max_components)] if max_components else []
-        return [*chunk.find_components(options, count), chunk.fill_labels(), *tables]
-
-    if masks.shape[0] and 0 in masks.shape[1:]:
-        parameters = structs.EmptyTables(count=Pointer("count"), tables=_tables(max_components, 0))
-        return Plan(0, [Launch("labels.cu", "fastia_empty_tables", masks.shape[0], tuning.block, 0, parameters)])
-    return _plan(masks, Needs(labels=True, areas=True), tuning, launches)
-
-
-def weights(
-    masks: Masks, options: ComponentOptions, tau: float, normalizer: str, dtype: str, tuning: Tuning = TUNING
-) -> Plan:
-    """Fills `weights`, of a dtype that `WEIGHT_BYTES` names."""
-    classes = 1 if normalizer == "foreground" else 256 if MASK_DTYPES[masks.dtype] == "uint8" else 65536
-    needs = Needs(areas=True, classes=classes)
-    return _plan(masks, needs, tuning, lambda chunk: [*chunk.find_components(options), chunk.fill_weights(tau, dtype)])
 
 
 class Needs(NamedTuple):
@@ -130,16 +76,6 @@ class Needs(NamedTuple):
     labels: bool = False
     areas: bool = False
     classes: int = 0  # whose pixels are added up: all together for 1
-
-
-def _plan(masks: Masks, needs: Needs, tuning: Tuning, launches_of: Callable[[Chunk], list[Launch]]) -> Plan:
-    batch, height, width = masks.shape
-    if batch * height * width == 0:
-        return Plan(0, [])
-    one = Chunk(masks, 0, 1, needs, tuning)
-    chunks = [Chunk(masks, *part, needs, tuning) for part in parts(batch, one.scratch_bytes, tuning)]
-    launches = [launch for chunk in chunks for launch in launches_of(chunk)]
-    return Plan(max(chunk.scratch_bytes for chunk in chunks), launches)
 
 
 def parts(batch: int, image_bytes: int, tuning: Tuning) -> list[tuple[int, int]]:
@@ -171,7 +107,7 @@ def masks_in_place(masks: Masks, buffer: str, first: int) -> structs.Masks:
     )
 
 
-def _tables(columns: int, first: int) -> structs.Tables:
+def output_tables(columns: int, first: int) -> structs.Tables:
     """The outputs of the images from `first` on."""
     rows = first * columns
     return structs.Tables(
@@ -269,12 +205,12 @@ class Chunk:
         return self._launch("labels.cu", "fill_labels", self.blocks, self._fill_bytes(4), parameters)
 
     def fill_tables(self, max_components: int, count: Pointer) -> Launch:
-        tables = _tables(max_components, self.first)
+        tables = output_tables(max_components, self.first)
         parameters = structs.FillTables(labelling=self.labelling, count=count, tables=tables)
         return self._launch("labels.cu", "fill_tables", self.blocks, 0, parameters)
 
     def fill_boxes(self, max_components: int) -> Launch:
-        parameters = structs.FillBoxes(labelling=self.labelling, tables=_tables(max_components, self.first))
+        parameters = structs.FillBoxes(labelling=self.labelling, tables=output_tables(max_components, self.first))
         return self._launch("labels.cu", "fill_boxes", self.blocks, 0, parameters)
 
     def fill_weights(self, tau: float, dtype: str) -> Launch:

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastia import checks, ops_loss
-from fastia.kernels.logits import arithmetic, invalid_target, negative_weight
+from fastia.functional import checks
+from fastia.kernels.errors import invalid_target, negative_weight
+from fastia.kernels.shared import arithmetic
+from fastia.ops import logits as ops
 from fastia.options import LossOptions
 
 
@@ -65,7 +67,7 @@ def pixel_loss(
         _validate(target, weights, logits.shape[1], options.ignore_index)
     if weights is None and weights_of is not None:
         weights = weights_of(target)
-    loss, sums = ops_loss.pixel_loss(logits, target, weights, class_weight, options)
+    loss, sums = ops.pixel_loss(logits, target, weights, class_weight, options)
     if options.reduction == "none":
         return loss
     total = sums[0]

@@ -2,56 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 
-from fastia import checks
-from fastia.arrays import Array, answer, batch, operations
-from fastia.functional_instances import (
-    ComponentMatches,
-    InstanceIoU,
-    instance_iou,
-    instance_matches,
-    instance_overlaps,
-)
-from fastia.functional_loss import upsample_argmax
+from fastia.fields import Array, Components
+from fastia.functional import checks
+from fastia.functional.arrays import answer, batch, call
+from fastia.kernels.cpu import masks as kernels
+from fastia.options import ComponentOptions
 
-if TYPE_CHECKING:
-    from fastia.losses import size_weighted_cross_entropy
-
-__all__ = [
-    "ComponentMatches",
-    "Components",
-    "InstanceIoU",
-    "components",
-    "instance_iou",
-    "instance_matches",
-    "instance_overlaps",
-    "label",
-    "size_weighted_cross_entropy",
-    "upsample_argmax",
-    "weights",
-]
+__all__ = ["Components", "components", "label", "weights"]
 
 Connectivity = Literal[4, 8]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "size_weighted_cross_entropy":  # its home is a layer above, which builds on this one
-        return importlib.import_module("fastia.losses").size_weighted_cross_entropy
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-class Components(NamedTuple):
-    """Connected components of every class, in label order; see :func:`components`."""
-
-    labels: Array  # [B, H, W] int32
-    count: Array  # [B] int32
-    class_id: Array  # [B, K] int32, padding -1
-    area: Array  # [B, K] int64, padding 0
-    bbox: Array  # [B, K, 4] int32, padding 0: y0, x0, y1, x1, end exclusive
 
 
 def label(
@@ -96,8 +59,8 @@ def label(
     Source: connected-component labelling as in scipy.ndimage.label, of all classes in one pass.
     """
     (array,) = checks.masks(masks=masks)
-    options = _component_options(connectivity, background, ignore_index)
-    return answer(masks, array, operations(array).label(batch(array), *options, validate))
+    options = component_options(connectivity, background, ignore_index, validate)
+    return answer(masks, array, call(kernels.label, (batch(array),), options))
 
 
 def components(
@@ -139,9 +102,9 @@ def components(
     Source: as :func:`label`.
     """
     (array,) = checks.masks(masks=masks)
-    options = _component_options(connectivity, background, ignore_index)
+    options = component_options(connectivity, background, ignore_index, validate)
     max_components = checks.integer("max_components", max_components, 0)
-    fields = operations(array).components(batch(array), *options, max_components, validate)
+    fields = call(kernels.components, (batch(array),), options, max_components)
     return Components(*(answer(masks, array, field) for field in fields))
 
 
@@ -191,18 +154,22 @@ def weights(
     Source: Eq. 3 of Mun et al., "Small Objects Matters in Weakly-supervised Semantic Segmentation", WACV 2024.
     """
     (array,) = checks.masks(masks=masks)
-    options = _component_options(connectivity, background, ignore_index)
+    options = component_options(connectivity, background, ignore_index, validate)
     checks.choice("normalizer", normalizer, checks.NORMALIZERS)
     dtype = checks.weight_dtype(dtype, masks)
     if not tau >= 1:
         raise ValueError(f"tau must be at least 1, got {tau}")
-    out = operations(array).weights(batch(array), float(tau), *options, normalizer, dtype, validate)
+    out = call(kernels.weights, (batch(array),), options, float(tau), normalizer, dtype)
     return answer(masks, array, out)
 
 
-def _component_options(connectivity: Any, background: Any, ignore_index: Any) -> tuple[int, int | None, int | None]:
-    return (
+def component_options(
+    connectivity: Any, background: Any, ignore_index: Any, validate: bool = False
+) -> ComponentOptions:
+    """Check what forms components, and build it."""
+    return ComponentOptions(
         checks.choice("connectivity", connectivity, checks.CONNECTIVITIES),
         checks.background(background),
         checks.integer("ignore_index", ignore_index),
+        validate,
     )

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from fastia import reference
+from fastia.reference import masks as reference
 
 Array = NDArray[Any]
 

@@ -13,15 +13,15 @@ import triton
 if not hasattr(triton.language, "gather"):
     raise ImportError(f"Triton must be 3.2 or later, as torch 2.6 brings it, got {triton.__version__}")
 
-from fastia.kernels.logits import dense
-from fastia.kernels.triton_kernels import (
+from fastia.kernels.shared import dense
+from fastia.kernels.triton.pixel_losses import PIXEL_LOSSES, PixelLoss
+from fastia.kernels.triton.walk import (
     argmax_kernel,
     backward_kernel,
     backward_same_size_kernel,
     forward_kernel,
     pixel_kernel,
 )
-from fastia.kernels.triton_losses import PIXEL_LOSSES, PixelLoss
 from fastia.options import LossOptions
 
 PIXELS = 128  # full-resolution pixels of one program: one per thread of four warps
@@ -183,7 +183,7 @@ def _is_wide(logits: torch.Tensor, *others: torch.Tensor | None) -> bool:
     tensors = [logits, *(tensor for tensor in others if tensor is not None)]
     extents = [sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True)) for t in tensors]
     sides = zip(logits.shape[2:], tensors[-1].shape[1:], strict=True)
-    positions = [2 * (of + 1) * (to + 1) for of, to in sides]  # numerators of `triton_interpolation`
+    positions = [2 * (of + 1) * (to + 1) for of, to in sides]  # numerators of `interpolation`
     return max(*extents, *positions) >= 2**31 - 2**16
 
 

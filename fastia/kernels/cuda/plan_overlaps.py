@@ -1,4 +1,4 @@
-"""What the CUDA kernels of instance_iou and of the metric's update are to be called with; see `cuda_plan`.
+"""What the CUDA kernels of instance_iou and of the metric's update are to be called with; see `plan`.
 
 Buffers: `preds`, `target` and `instances`; outputs named as the fields of `InstanceIoU`, and `confusion`; for the
 metric's update `tally` and `confusion`, its state, to which is added. `error` is int64 [3, 2], zeroed before, for the
@@ -10,12 +10,11 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
-from fastia.kernels import cuda_structs as structs
-from fastia.kernels.cuda_plan import (
+from fastia.kernels.cuda import structs
+from fastia.kernels.cuda.plan import (
     SUMS_BYTES,
     TUNING,
     Chunk,
-    ComponentOptions,
     Launch,
     Masks,
     Needs,
@@ -24,7 +23,8 @@ from fastia.kernels.cuda_plan import (
     masks_in_place,
     parts,
 )
-from fastia.kernels.cuda_structs import Pointer, Struct
+from fastia.kernels.cuda.structs import Pointer, Struct
+from fastia.options import ComponentOptions, OverlapOptions
 
 KERNELS: dict[str, dict[str, type[Struct]]] = {
     "overlap_strips.cu": {"fastia_overlap_strips": structs.OverlapStrips},
@@ -58,17 +58,6 @@ class OverlapInputs(NamedTuple):
     preds: Masks
     target: Masks
     instances: Masks | None
-
-
-class OverlapOptions(NamedTuple):
-    """What `instance_iou` and the metric are called with."""
-
-    protocol: str
-    background: int | None
-    ignore_index: int | None
-    instance_ignore_index: int | None
-    num_classes: int | None = None
-    validate: bool = False
 
 
 def instance_iou(

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastia.kernels import cpu_loss
-from fastia.kernels.logits import arithmetic
-from fastia.ops import _library
+from fastia.kernels.cpu import logits as cpu
+from fastia.kernels.shared import arithmetic
+from fastia.ops.library import library
 from fastia.options import LossOptions
 
 _DEVICES = ("CPU", "CUDA")
@@ -28,8 +28,8 @@ def register_pixel_loss(name: str, *parameters: str) -> None:
     tensors = "Tensor logits, Tensor target, Tensor? weights, Tensor? class_weight"
     options = ", ".join((*(f"float {parameter}" for parameter in parameters), "int? ignore_index, bool align_corners"))
     operator = f"upsample_{name}"
-    _library.define(f"{operator}({tensors}, {options}) -> (Tensor loss, Tensor lse, Tensor sums)")
-    _library.define(f"{operator}_backward(Tensor grad, {tensors}, Tensor lse, {options}) -> Tensor")
+    library.define(f"{operator}({tensors}, {options}) -> (Tensor loss, Tensor lse, Tensor sums)")
+    library.define(f"{operator}_backward(Tensor grad, {tensors}, Tensor lse, {options}) -> Tensor")
 
     def rebuilt(arguments: tuple[Any, ...]) -> LossOptions:
         *numbers, ignore_index, align_corners = arguments
@@ -75,12 +75,12 @@ def register_pixel_loss(name: str, *parameters: str) -> None:
 
     _implement(operator, forward, _fake_loss)
     _implement(f"{operator}_backward", backward, _fake_loss_backward)
-    torch.library.register_autograd(f"fastia::{operator}", differentiate, setup_context=save_for_backward, lib=_library)
+    torch.library.register_autograd(f"fastia::{operator}", differentiate, setup_context=save_for_backward, lib=library)
     torch.library.register_autograd(
         f"fastia::{operator}_backward",
         no_second_derivative,
         setup_context=lambda ctx, inputs, output: None,
-        lib=_library,
+        lib=library,
     )
 
 
@@ -105,9 +105,9 @@ def _operator(name: str) -> Any:
 
 def _kernels(logits: Tensor) -> Any:
     if logits.device.type == "cpu":
-        return cpu_loss
+        return cpu
     try:
-        from fastia.kernels import triton  # torch for CPUs comes without it
+        from fastia.kernels.triton import logits as triton  # torch for CPUs comes without it
     except ModuleNotFoundError as error:
         if error.name != "triton":
             raise
@@ -134,9 +134,9 @@ def _fake_upsample_argmax(logits: Tensor, height: int, width: int, align_corners
 
 def _implement(operator: str, implementation: Any, fake: Any) -> None:
     for device in _DEVICES:
-        _library.impl(operator, implementation, device)
-    torch.library.register_fake(f"fastia::{operator}", fake, lib=_library)
+        library.impl(operator, implementation, device)
+    torch.library.register_fake(f"fastia::{operator}", fake, lib=library)
 
 
-_library.define("upsample_argmax(Tensor logits, SymInt height, SymInt width, bool align_corners) -> Tensor")
+library.define("upsample_argmax(Tensor logits, SymInt height, SymInt width, bool align_corners) -> Tensor")
 _implement("upsample_argmax", upsample_argmax, _fake_upsample_argmax)

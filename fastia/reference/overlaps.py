@@ -1,85 +1,29 @@
-"""The operations of :mod:`fastia.functional` in plain NumPy and SciPy: slow, written to be read, the tests' oracle.
-
-Names, arguments and results are those of `fastia.functional`; arrays are NumPy's. One image is worked on at a time, one
-class or instance after another, as the definitions read. SciPy is needed here alone: users of the library need none.
-"""
+"""Predictions against ground truth in plain NumPy and SciPy, as in `masks`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from fastia.functional import Components, InstanceIoU
+from fastia.fields import InstanceIoU, columns_of
+from fastia.reference.masks import (
+    LARGEST_CLASS,
+    Array,
+    batched,
+    check_ids,
+    connected,
+    counts,
+    ignored,
+    in_raster_order,
+    label,
+    padded,
+)
 
-Array = NDArray[Any]
-
-_LARGEST_CLASS = 2**16 - 1
 _LARGEST_INSTANCE = 2**31 - 1
 _FRACTION = 2.0**40  # fractions of shares are summed as multiples of 2^-40, so that their order cannot matter
-
-
-def label(
-    masks: Array, *, connectivity: int = 8, background: int | None = 0, ignore_index: int | None = 255
-) -> NDArray[np.int32]:
-    """Connected components of every class, numbered in raster order of their first pixel; 0: background and ignored."""
-    _check_ids("masks", masks, _LARGEST_CLASS, "ignore_index", ignore_index)
-    labels = np.zeros(masks.shape, np.int32)
-    for mask, out in zip(_batched(masks), _batched(labels), strict=True):  # [H, W] each
-        out[...] = _label(mask, connectivity, background, ignore_index)
-    return labels
-
-
-def components(
-    masks: Array,
-    *,
-    connectivity: int = 8,
-    background: int | None = 0,
-    ignore_index: int | None = 255,
-    max_components: int | None = None,
-) -> Components:
-    """Labels, and class, area and bounding box of each component, padded to the largest count or `max_components`."""
-    labels = label(masks, connectivity=connectivity, background=background, ignore_index=ignore_index)
-    class_ids, areas, boxes = [], [], []
-    for mask, image in zip(_batched(masks), _batched(labels), strict=True):
-        _, first = np.unique(image[image > 0], return_index=True)
-        class_ids.append(mask[image > 0][first])
-        areas.append(np.bincount(image.ravel())[1:])
-        boxes.append([(y.start, x.start, y.stop, x.stop) for y, x in ndimage.find_objects(image)] if image.size else [])
-    result = Components(
-        labels=_batched(labels),
-        count=_counts(areas),
-        class_id=_padded(class_ids, max_components, -1, np.int32),
-        area=_padded(areas, max_components, 0, np.int64),
-        bbox=_padded(boxes, max_components, (0, 0, 0, 0), np.int32),
-    )
-    return result if masks.ndim == 3 else Components(*(field[0] for field in result))
-
-
-def weights(
-    masks: Array,
-    *,
-    tau: float = 5.0,
-    connectivity: int = 8,
-    background: int | None = 0,
-    ignore_index: int | None = 255,
-    normalizer: str = "class",
-    dtype: Any = "float32",
-) -> Array:
-    """Eq. 3: min(tau, sum_k S_ck / S_cj) in component j of class c; background 1, ignored 0; `rounded` to `dtype`."""
-    labels = label(masks, connectivity=connectivity, background=background, ignore_index=ignore_index)
-    result = np.zeros(masks.shape, np.float64)
-    for mask, image, out in zip(_batched(masks), _batched(labels), _batched(result), strict=True):
-        out[~_ignored(mask, ignore_index)] = 1.0
-        area = np.bincount(image.ravel())  # [1 + N] pixels of each component
-        for class_id in np.unique(mask[image > 0]):
-            pixels = (image > 0) & (mask == class_id)
-            numerator = np.count_nonzero(pixels if normalizer == "class" else image)
-            out[pixels] = np.minimum(tau, numerator / area[image[pixels]])
-    return rounded(result, dtype)
 
 
 def instance_iou(
@@ -94,9 +38,9 @@ def instance_iou(
     max_instances: int | None = None,
     max_unmatched: int | None = None,
 ) -> InstanceIoU:
-    """Instance-aware IoU of each instance, and the predicted components that overlap no instance of their class."""
+    """Instance-aware IoU of each instance, and the false components."""
     return _instance_iou(
-        preds, target, instances, _LARGEST_CLASS + 1, protocol, background, ignore_index, instance_ignore_index,
+        preds, target, instances, LARGEST_CLASS + 1, protocol, background, ignore_index, instance_ignore_index,
         max_instances, max_unmatched,
     )  # fmt: skip
 
@@ -124,9 +68,9 @@ def instance_overlaps(
         max_instances, max_unmatched,
     )  # fmt: skip
     confusion = []
-    for predicted, truth in zip(_batched(preds), _batched(target), strict=True):
-        counted = ~_ignored(truth, ignore_index)
-        outside = _ignored(predicted, ignore_index) | (predicted >= num_classes)
+    for predicted, truth in zip(batched(preds), batched(target), strict=True):
+        counted = ~ignored(truth, ignore_index)
+        outside = ignored(predicted, ignore_index) | (predicted >= num_classes)
         column = np.where(outside, num_classes, predicted.astype(np.int64))[counted]
         cell = truth[counted].astype(np.int64) * (num_classes + 1) + column
         confusion.append(np.bincount(cell, minlength=num_classes * (num_classes + 1)).reshape(num_classes, -1))
@@ -152,7 +96,7 @@ def instance_matches(
     """
     given = _instances_and_void(target, instances, background, ignore_index, instance_ignore_index)
     matches = []
-    for image in map(_Image, *map(_batched, (preds, target, *given))):
+    for image in map(_Image, *map(batched, (preds, target, *given))):
         predicted = _predicted_components(image.preds, protocol, ignore_index, num_classes)
         area, void_area = _areas(predicted, image.void)
         classes = _instance_classes(image, ignore_index)
@@ -169,36 +113,6 @@ def instance_matches(
     return matches
 
 
-def rounded(values: NDArray[np.float64], dtype: Any) -> Array:
-    """`values` rounded once, to nearest even, to a float dtype of NumPy or torch or its name.
-
-    NumPy has no bfloat16: there the result is float32 holding values of bfloat16, for values in its normal range.
-    """
-    name = str(dtype).removeprefix("torch.")
-    if name != "bfloat16":
-        return values.astype(name if name != str(dtype) else dtype)
-    mantissa, exponent = np.frexp(values)
-    return np.ldexp(np.rint(mantissa * 2.0**8), exponent - 8).astype(np.float32)
-
-
-def _label(mask: Array, connectivity: int, background: int | None, ignore_index: int | None) -> Array:
-    labels = np.zeros(mask.shape, np.int64)
-    count = 0
-    for class_id in np.unique(mask[~_ignored(mask, ignore_index)]):
-        if class_id != background:
-            component, found = _connected(mask == class_id, connectivity)
-            labels += np.where(component > 0, component + count, 0)
-            count += found
-    return _in_raster_order(labels)
-
-
-def _in_raster_order(labels: Array) -> Array:
-    """Labels renumbered 1, 2, ... in raster order of their first pixel; 0 stays."""
-    _, first, inverse = np.unique(np.append(0, labels), return_index=True, return_inverse=True)
-    rank = np.argsort(np.argsort(first))  # the 0 in front keeps label 0 first
-    return rank[inverse[1:]].reshape(labels.shape)
-
-
 def _instance_iou(
     preds: Array,
     target: Array,
@@ -211,33 +125,29 @@ def _instance_iou(
     max_instances: int | None,
     max_unmatched: int | None,
 ) -> InstanceIoU:
-    _check_ids("preds", preds, _LARGEST_CLASS, "ignore_index", ignore_index)
-    _check_ids("target", target, num_classes - 1, "ignore_index", ignore_index)
+    check_ids("preds", preds, LARGEST_CLASS, "ignore_index", ignore_index)
+    check_ids("target", target, num_classes - 1, "ignore_index", ignore_index)
     given = _instances_and_void(target, instances, background, ignore_index, instance_ignore_index)
     records, unmatched = [], []
-    for image in map(_Image, *map(_batched, (preds, target, *given))):
+    for image in map(_Image, *map(batched, (preds, target, *given))):
         predicted = _predicted_components(image.preds, protocol, ignore_index, num_classes)
         record = _exact_records if protocol == "exact" else _wacv2024_records
         records.append(record(image, predicted, background, ignore_index))
         unmatched.append(_false_components(image, predicted, background, ignore_index))
 
-    def instance(field: int, padding: float, dtype: Any) -> Array:
-        return _padded([[row[field] for row in rows] for rows in records], max_instances, padding, dtype)
-
-    def component(field: int, padding: int, dtype: Any) -> Array:
-        return _padded([[row[field] for row in rows] for rows in unmatched], max_unmatched, padding, dtype)
+    def columns(axis: str, rows: Any, width: int | None) -> dict[str, Array]:
+        """The fields `[B, width]` of rows that hold them in order."""
+        found = columns_of(InstanceIoU, axis)
+        return {
+            name: padded([[row[i] for row in image] for image in rows], width, field.padding, field.dtype)
+            for i, (name, field) in enumerate(found.items())
+        }
 
     result = InstanceIoU(
-        count=_counts(records),
-        class_id=instance(0, -1, np.int32),
-        instance_id=instance(1, -1, np.int32),
-        area=instance(2, 0, np.int64),
-        intersection=instance(3, 0, np.int64),
-        covered=instance(4, 0.0, np.float64),
-        iou=instance(5, np.nan, np.float64),
-        unmatched_count=_counts(unmatched),
-        unmatched_class_id=component(0, -1, np.int32),
-        unmatched_area=component(1, 0, np.int64),
+        count=counts(records),
+        unmatched_count=counts(unmatched),
+        **columns("K", records, max_instances),
+        **columns("M", unmatched, max_unmatched),
     )
     return result if target.ndim == 3 else InstanceIoU(*(field[0] for field in result))
 
@@ -250,12 +160,12 @@ def _instances_and_void(
     instance_ignore_index: int | str | None,
 ) -> tuple[Array, NDArray[np.bool_], NDArray[np.bool_]]:
     """The instance ids, where these are void, and where either map is."""
-    target_void = _ignored(target, ignore_index)
+    target_void = ignored(target, ignore_index)
     if instances is None:
         return label(target, background=background, ignore_index=ignore_index), target_void, target_void
     void_id = ignore_index if isinstance(instance_ignore_index, str) else instance_ignore_index
-    _check_ids("instances", instances, _LARGEST_INSTANCE, "instance_ignore_index", void_id)
-    instance_void = _ignored(instances, void_id)
+    check_ids("instances", instances, _LARGEST_INSTANCE, "instance_ignore_index", void_id)
+    instance_void = ignored(instances, void_id)
     return instances, instance_void, instance_void | target_void
 
 
@@ -277,6 +187,8 @@ class _Predicted(NamedTuple):
 
 
 _Pairs = dict[tuple[int, int], int]
+
+
 _Record = tuple[int, int, int, int, float, float]  # class, instance, area, intersection, covered, iou
 
 
@@ -287,22 +199,22 @@ def _predicted_components(preds: Array, protocol: str, ignore_index: int | None,
     """
     labels = np.zeros(preds.shape, np.int64)
     count = 0
-    for class_id in np.unique(preds[~_ignored(preds, ignore_index)]).tolist():
+    for class_id in np.unique(preds[~ignored(preds, ignore_index)]).tolist():
         if class_id < num_classes:
             pixels = preds == class_id
             # holes are 4-connected and do not reach the border
             whole = pixels if protocol == "exact" else ndimage.binary_fill_holes(pixels)
-            component, found = _connected(whole, 8)
+            component, found = connected(whole, 8)
             labels += np.where((component > 0) & pixels, component + count, 0)
             count += found
-    labels = _in_raster_order(labels)
+    labels = in_raster_order(labels)
     _, first = np.unique(np.append(0, labels), return_index=True)
     return _Predicted(labels, np.append(-1, preds.ravel())[first].astype(np.int64).tolist())
 
 
 def _instance_classes(image: _Image, ignore_index: int | None) -> dict[int, int]:
     """The class of each instance by its id: the largest target id under it that is not ignored."""
-    counted = (image.instances > 0) & ~image.instance_void & ~_ignored(image.target, ignore_index)
+    counted = (image.instances > 0) & ~image.instance_void & ~ignored(image.target, ignore_index)
     return dict(sorted(_pairs(image.instances, image.target, counted)))  # the last of an instance is the largest
 
 
@@ -353,8 +265,8 @@ def _wacv2024_records(
     records = []
     void = image.instance_void
     if background is not None:
-        truth = (image.target == background) & ~_ignored(image.target, ignore_index) & ~void
-        found = (image.preds == background) & ~_ignored(image.preds, ignore_index) & ~void
+        truth = (image.target == background) & ~ignored(image.target, ignore_index) & ~void
+        found = (image.preds == background) & ~ignored(image.preds, ignore_index) & ~void
         if truth.any():
             pixels = (int(np.count_nonzero(mask)) for mask in (truth, truth & found, found))
             records.append(_record(background, 0, *pixels))
@@ -401,36 +313,3 @@ def _record(class_id: int, instance_id: int, area: int, intersection: int, cover
 def _share(o: int, other: int, whole: int) -> float:
     """The part of a component outside of all instances of its class, in proportion to the overlap with one of them."""
     return float(o) / float(o + other) * float(whole - o - other)
-
-
-def _connected(pixels: NDArray[np.bool_], connectivity: int) -> tuple[Array, int]:
-    return ndimage.label(pixels, ndimage.generate_binary_structure(2, 1 if connectivity == 4 else 2))
-
-
-def _ignored(ids: Array, ignore_index: int | None) -> NDArray[np.bool_]:
-    return np.zeros(ids.shape, bool) if ignore_index is None else ids == ignore_index
-
-
-def _batched(array: Array) -> Array:
-    return array if array.ndim == 3 else array[None]
-
-
-def _counts(rows: Sequence[Any]) -> NDArray[np.int32]:
-    return np.array([len(row) for row in rows], np.int32)
-
-
-def _padded(rows: Sequence[Any], width: int | None, padding: Any, dtype: Any) -> Array:
-    if width is None:
-        width = max((len(row) for row in rows), default=0)
-    padded = np.empty((len(rows), width, *np.shape(padding)), dtype)
-    padded[...] = padding
-    for out, row in zip(padded, rows, strict=True):
-        row = np.reshape(row, (-1, *np.shape(padding)))[:width]
-        out[: len(row)] = row
-    return padded
-
-
-def _check_ids(name: str, ids: Array, largest: int, exception: str, exempt: int | None) -> None:
-    wrong = ids[((ids < 0) | (ids > largest)) & ~_ignored(ids, exempt)]
-    if wrong.size:
-        raise ValueError(f"{name} must hold ids of 0..{largest} or {exception} ({exempt}), got {wrong[0]}")

@@ -1,8 +1,8 @@
-"""The device code of `fastia.kernels.triton`: pixel losses and argmax of bilinearly upsampled logits, never formed.
+"""The device code of `logits`: pixel losses and argmax of bilinearly upsampled logits, which are never formed.
 
 Each kernel is compiled once per block of classes, dtype and `align_corners`, and once more (`WIDE`) for tensors whose
 offsets need 64 bits: sizes, strides and addresses are never specialised on. A tensor that may be absent is then None,
-which is known when a kernel is compiled. What is computed of a pixel, FORWARD and BACKWARD, is one of `triton_losses`.
+which is known when a kernel is compiled. What is computed of a pixel, FORWARD and BACKWARD, is one of `pixel_losses`.
 """
 
 import inspect
@@ -12,7 +12,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from fastia.kernels.triton_interpolation import (
+from fastia.kernels.triton.interpolation import (
     as_index,
     corners_of,
     exp,
