@@ -84,7 +84,7 @@ def test_sizes_of_instances_and_unmatched_components_in_the_metric(kernels):
     check_iou.check_update(kernels, [preds, target, None], options, Tuning(), 0)
 
 
-def test_ids_that_are_not_allowed_are_told_by_map_and_do_no_harm(kernels):
+def test_ids_that_are_not_allowed_are_reported_by_map_and_do_no_harm(kernels):
     maps = [np.array([[[1, 70000, 1]]]), np.array([[[1, 1, 9]]]), np.array([[[5, 5, -7]]])]
     options = OverlapOptions("wacv2024", 0, 255, 255, num_classes=3, validate=True)
     error, sums, confusion = np.zeros((3, 2), np.int64), np.zeros((3, 3, 4), np.int64), np.zeros((3, 4), np.int64)

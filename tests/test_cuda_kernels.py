@@ -71,7 +71,7 @@ def test_strip_of_more_runs_than_shared_memory_holds_gives_the_same(kernels):
         assert_array_equal(check.labels_of(kernels, masks, OPTIONS, tuning, capacity), expected)
 
 
-def test_ids_that_are_not_allowed_are_ignored_and_told(kernels):
+def test_ids_that_are_not_allowed_are_ignored_and_reported(kernels):
     masks = np.array([[[1, -3, 1, 65535, 65536, 2**40, 2]]])
     error, labels = np.zeros(2, np.int64), np.empty(masks.shape, np.int32)
     for validate in (False, True):

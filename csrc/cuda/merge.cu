@@ -12,7 +12,7 @@ struct Merge {
 template <class Index>
 __device__ void merge(const Merge<Index>& parameters) {
     const Labelling<Index>& labelling = parameters.labelling;
-    const Division& division = labelling.division;
+    const Division division = labelling.division;
     const unsigned words_per_row = division.words_per_row();
     // A thread for each pixel, not for each word: what takes time here is to wait for parents, one after the other.
     const unsigned words_per_block = blockDim.x / 32;
@@ -31,10 +31,12 @@ __device__ void merge(const Merge<Index>& parameters) {
 
     const Strip above(division, image, border);
     const Span<Index> parent(labelling.component_parent + image * division.pixels(), division.pixels());
+    const unsigned* const upper_component = labelling.run_component + above.slot;
+    const unsigned* const lower_component = labelling.run_component + below.slot;
     visit_contacts(upper, lower, x, column == 0, parameters.connectivity == 8,
                    [&](unsigned upper_run, unsigned lower_run) {
-                       const unsigned a = labelling.run_component[above.slot + upper_run];
-                       const unsigned b = labelling.run_component[below.slot + lower_run];
+                       const unsigned a = upper_component[upper_run];
+                       const unsigned b = lower_component[lower_run];
                        if (!is_component(a) || !is_component(b)) return false;
                        if (labelling.component_class[above.slot + a] != labelling.component_class[below.slot + b])
                            return false;

@@ -14,7 +14,7 @@ struct OverlapStrips {
 
 // Runs are those of the prediction alone.
 struct InputsSource {
-    const OverlapInputs& inputs;
+    OverlapInputs inputs;
     unsigned* cuts;
     unsigned segments;  // in the words of this thread
 
@@ -40,8 +40,16 @@ __device__ inline void overlap_strips(const OverlapStrips& parameters) {
     if (threadIdx.x == 0) parameters.segments[blockIdx.x] = all;
 }
 
+// Those that fit anyway, because of shared memory, on sm_100.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int kOverlapBlocks = 6;
+#else
+constexpr int kOverlapBlocks = kBlocks;
+#endif
+
 }  // namespace fastia
 
-extern "C" __global__ void __launch_bounds__(256, 4) fastia_overlap_strips(fastia::OverlapStrips parameters) {
+extern "C" __global__ void __launch_bounds__(256, fastia::kOverlapBlocks)
+    fastia_overlap_strips(fastia::OverlapStrips parameters) {
     fastia::overlap_strips(parameters);
 }

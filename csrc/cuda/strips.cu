@@ -53,13 +53,6 @@ __device__ void find_components(const Strips<Index>& parameters) {
                 parameters.labelling);
 }
 
-// Blocks of 256 threads that registers must suffice for; a multiprocessor of sm_75 has no more than 4.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-constexpr int kBlocks = 4;
-#else
-constexpr int kBlocks = 5;
-#endif
-
 }  // namespace fastia
 
 #define FASTIA_STRIPS(name, Id)                                                    \

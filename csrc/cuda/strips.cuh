@@ -9,6 +9,13 @@
 
 namespace fastia {
 
+// Blocks of 256 threads that registers must suffice for; a multiprocessor of sm_75 has no more than 4.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int kBlocks = 4;
+#else
+constexpr int kBlocks = 5;
+#endif
+
 // Marks the parent of a root as the root's number among the components of the strip.
 constexpr unsigned kNumbered = 0x80000000u;
 
@@ -55,7 +62,6 @@ __device__ __forceinline__ void start_runs(const Runs& runs, const Source& sourc
 }
 
 // Unites runs of one class that touch, and adds the pixels of runs in words where they only go on.
-template <class Source>
 __device__ __forceinline__ void unite_runs(const Runs& runs, const Strip& strip, bool diagonal, const Word32* words,
                                            bool measured) {
     for (Cursor at = words_of_thread(strip); at.number < strip.words(); at.advance()) {
@@ -100,9 +106,10 @@ __device__ __forceinline__ void find_roots(const Runs& runs, bool measured) {
 
 // Numbers the components of a strip in the order of their roots, puts down what is known of them, and gives every run
 // the number of its component. Returns how many there are.
+// A Labelling goes by value here and below: that takes fewer registers than a reference.
 template <class Index>
 __device__ __forceinline__ unsigned number_components(const Runs& runs, const Strip& strip, Span<unsigned> sums,
-                                                      const Labelling<Index>& labelling) {
+                                                      Labelling<Index> labelling) {
     unsigned components = 0;
     for (unsigned first = 0; first < runs.count; first += blockDim.x) {
         const unsigned run = first + threadIdx.x;
@@ -145,10 +152,10 @@ __device__ __forceinline__ unsigned number_components(const Runs& runs, const St
 // Compiled twice, so that the compiler knows shared memory from global memory.
 template <class Source, class Index>
 __device__ __forceinline__ void label_runs(const Runs& runs, const Source& source, bool diagonal, const Strip& strip,
-                                           Span<unsigned> sums, const Labelling<Index>& labelling) {
+                                           Span<unsigned> sums, Labelling<Index> labelling) {
     const Word32* const words = labelling.words + strip.first_word();
     start_runs(runs, source, strip, words, labelling.area);
-    unite_runs<Source>(runs, strip, diagonal, words, labelling.area);
+    unite_runs(runs, strip, diagonal, words, labelling.area);
     find_roots(runs, labelling.area);
     const unsigned components = number_components(runs, strip, sums, labelling);
     for (unsigned component = threadIdx.x; component < components; component += blockDim.x)
@@ -160,7 +167,7 @@ __device__ __forceinline__ void label_runs(const Runs& runs, const Source& sourc
 }
 
 template <class Source, class Index>
-__device__ void label_strip(Source& source, bool diagonal, unsigned run_capacity, const Labelling<Index>& labelling) {
+__device__ void label_strip(Source& source, bool diagonal, unsigned run_capacity, Labelling<Index> labelling) {
     const Strip strip = strip_of_block(labelling.division);
     const Span<unsigned> sums = shared_span<unsigned>(0, 32);
     const unsigned runs = find_runs(source, strip, labelling.words + strip.first_word(), sums);
