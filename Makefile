@@ -11,8 +11,8 @@ JOBS ?= 2
 BIN := .venv/bin
 SUFFIX := $(if $(filter Darwin,$(shell uname)),dylib,so)
 LIBRARY := fastia/kernels/cpu/libfastia_cpu.$(SUFFIX)
-NATIVE := $(wildcard csrc/*/*.cpp csrc/*/*.h)
-CUDA := $(wildcard csrc/cuda/*.cu csrc/cuda/*.cuh tests/cuda_on_cpu/*.h)
+NATIVE := $(wildcard csrc/cpu/*/*.cpp csrc/cpu/*/*.h)
+CUDA := $(wildcard csrc/cuda/*/*.cu csrc/cuda/*/*.cuh tests/cuda_on_cpu/*.h)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help demo test lint format bench gpu fuzz huge intervals experiment wheel clean

@@ -18,12 +18,12 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
-SOURCES = sorted(path.as_posix() for path in Path("csrc/cpu").glob("*.cpp"))
-HEADERS = sorted(path.as_posix() for path in Path("csrc/cpu").glob("*.h"))
+SOURCES = sorted(path.as_posix() for path in Path("csrc/cpu").glob("*/*.cpp"))
+HEADERS = sorted(path.as_posix() for path in Path("csrc/cpu").glob("*/*.h"))
 LIBRARY = "libfastia_cpu.dylib" if sys.platform == "darwin" else "libfastia_cpu.so"
 
 # No contraction: a fused multiply-add rounds once where the specification of the metric rounds twice.
-FLAGS = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra", "-pthread"]
+FLAGS = ["-Icsrc/cpu", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra", "-pthread"]
 BIT_FLAGS = ["-mbmi", "-mbmi2", "-mpopcnt", "-mlzcnt"]
 X86_FLAGS = {
     "rows_avx2.cpp": ["-mavx2", *BIT_FLAGS],

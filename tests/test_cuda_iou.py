@@ -125,49 +125,49 @@ def test_image_beyond_32_bit_positions_is_an_error():
 # Mistakes that a kernel may hold: file, text, what it becomes.
 PLANTED = {
     "pixels of a component added up without an atomic": (
-        "overlap_count.cu",
+        "overlaps/overlap_count.cu",
         "atomicAdd(&(labelled ? sizes.area : sizes.unlabelled)[segment.component], pixels);",
         "{ const Span<unsigned> sum(labelled ? sizes.area : sizes.unlabelled, 1u << 31);"
         " sum[segment.component] += pixels; }",
     ),
     "pixels on instances of the class added up without an atomic": (
-        "overlap_records.cu",
+        "overlaps/overlap_records.cu",
         "atomicAdd(&sizes.matched[component], tables.pixels[overlap]);",
         "{ const Span<unsigned> sum(sizes.matched, 1u << 31); sum[component] += tables.pixels[overlap]; }",
     ),
     "a component on void taken for a false one": (
-        "overlaps.cuh",
+        "overlaps/overlaps.cuh",
         "return area[slot] && !hit[slot] && !matched[slot] && void_area[slot] <= area[slot];",
         "return area[slot] && !hit[slot] && !matched[slot];",
     ),
     "a component that its class's pixels meet taken for a false one": (
-        "overlaps.cuh",
+        "overlaps/overlaps.cuh",
         "return area[slot] && !hit[slot] && !matched[slot] && void_area[slot] <= area[slot];",
         "return area[slot] && !matched[slot] && void_area[slot] <= area[slot];",
     ),
     "pixels that the target alone ignores left out of a share": (
-        "overlap_records.cu",
+        "overlaps/overlap_records.cu",
         "const unsigned pixels = tables.pixels[overlap] + tables.unlabelled[overlap];",
         "const unsigned pixels = tables.pixels[overlap];",
     ),
     "key put into its slot without an atomic": (
-        "overlaps.cuh",
+        "overlaps/overlaps.cuh",
         "found = atomicCAS(&keys[slot], kNone, key);",
         "keys.store(slot, key);",
     ),
-    "probe beyond the table": ("overlaps.cuh", "if (++slot == slots) slot = 0;", "++slot;"),
+    "probe beyond the table": ("overlaps/overlaps.cuh", "if (++slot == slots) slot = 0;", "++slot;"),
     "no barrier between the steps of a sort": (
-        "overlap_records.cu",
+        "overlaps/overlap_records.cu",
         "            __syncthreads();\n        }\n    }\n}",
         "        }\n    }\n}",
     ),
-    "tip of a run left open": ("contours.cu", "bool tip = y == 0 || y == last;", "bool tip = y == 0;"),
+    "tip of a run left open": ("overlaps/contours.cu", "bool tip = y == 0 || y == last;", "bool tip = y == 0;"),
     "gap between upper runs taken for an edge": (
-        "contours.cu",
+        "overlaps/contours.cu",
         "u > 0 && u >= lower_begin &&",
         "u > 0 && u > lower_begin &&",
     ),
-    "siblings of an enclosed component left out": ("contours.cu", "find(sibling, outermost)", "outermost"),
+    "siblings of an enclosed component left out": ("overlaps/contours.cu", "find(sibling, outermost)", "outermost"),
 }
 
 
@@ -177,7 +177,7 @@ def test_planted_mistakes_are_caught(mistake):
     sources = runner.sources()
     assert sources[file].count(old) == 1
     sources[file] = sources[file].replace(old, new)
-    kernels = {name: runner.KERNELS[name] for name in ("merge.cu", *plan_overlaps.KERNELS)}
+    kernels = {name: runner.KERNELS[name] for name in ("core/merge.cu", *plan_overlaps.KERNELS)}
     library = runner.build(sources, kernels, flags=("-O0", "-w"))
     # In a process of its own, since it may write anywhere.
     child = multiprocessing.get_context("fork").Process(target=exit_with_1_where_wrong, args=(library,))

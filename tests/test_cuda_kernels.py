@@ -97,7 +97,12 @@ def test_empty_batches_have_empty_tables(kernels, shape):
 def test_weights_of_a_training_batch_take_four_launches_and_little_memory():
     masks = Masks((16, 513, 513), (513 * 513, 513, 1), "uint8")
     plan = plan_masks.weights(masks, ComponentOptions(8, 0, 255), 5.0, "class", "float32")
-    assert [launch.source for launch in plan.launches] == ["strips.cu", "merge.cu", "flatten.cu", "weights.cu"]
+    assert [launch.source for launch in plan.launches] == [
+        "masks/strips.cu",
+        "core/merge.cu",
+        "masks/flatten.cu",
+        "masks/weights.cu",
+    ]
     assert plan.scratch_bytes < 20 * 16 * 513 * 513
     large = Masks((64, 1024, 2048), (1024 * 2048, 2048, 1), "uint8")
     assert plan_masks.components(large, ComponentOptions(8, 0, 255), 1000).scratch_bytes <= 2**31
@@ -115,47 +120,47 @@ def test_64_bit_numbers_where_an_image_has_two_to_the_31_pixels():
 # Mistakes that a kernel may hold: file, text, what it becomes.
 PLANTED = {
     "no barrier before runs are united": (
-        "strips.cuh",
+        "core/strips.cuh",
         "    __syncthreads();\n}\n\n// Unites",
         "}\n\n// Unites",
     ),
     "no barrier before components are numbered": (
-        "strips.cuh",
+        "core/strips.cuh",
         "    __syncthreads();\n}\n\n// Numbers",
         "}\n\n// Numbers",
     ),
     "no barrier before sums are written again": (
-        "runs.cuh",
+        "core/runs.cuh",
         "    __syncthreads();  // `sums` may be written again\n",
         "",
     ),
     "areas added up without an atomic": (
-        "strips.cuh",
+        "core/strips.cuh",
         "atomicAdd(&runs.area[root], pixels);",
         "runs.area[root] += pixels;",
     ),
     "parents changed without an atomic": (
-        "runs.cuh",
+        "core/runs.cuh",
         "const Index before = atomicMin(&parent[larger], smaller);",
         "const Index before = parent[larger];\n        parent[larger] = smaller;",
     ),
     "last pixels of a border left out": (
-        "merge.cu",
+        "core/merge.cu",
         "if (word_number >= border_words)",
         "if (word_number + 1 >= border_words)",
     ),
-    "diagonal across the end of a row": ("runs.cuh", " && !(first && x == 0)", ""),
+    "diagonal across the end of a row": ("core/runs.cuh", " && !(first && x == 0)", ""),
     "ballot by some lanes": (
-        "edges.cuh",
+        "core/edges.cuh",
         "const unsigned missing = __ballot_sync(kAllLanes, !found);",
         "const unsigned missing = found ? 0 : __ballot_sync(kAllLanes, true);",
     ),
     "barrier that one thread does not reach": (
-        "ranks.cuh",
+        "core/ranks.cuh",
         "    const bool last = sums[0] == strips - 1;",
         "    const bool last = sums[0] == strips - 1;\n    if (threadIdx.x == 1) return;",
     ),
-    "write past the end of shared memory": ("runs.cuh", "sums[warp] = sum;", "sums[warp + 32] = sum;"),
+    "write past the end of shared memory": ("core/runs.cuh", "sums[warp] = sum;", "sums[warp + 32] = sum;"),
 }
 
 

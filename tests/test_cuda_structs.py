@@ -78,7 +78,7 @@ def changed(**fields: Any) -> type[Struct]:
     ids=["swapped", "missing", "extra", "misspelt", "double", "pointer", "other struct"],
 )
 def test_fields_that_differ_are_found(merge, error, tmp_path):
-    assert error in compile_assertions({"merge.cu": {"fastia_merge_32": merge}}, tmp_path)
+    assert error in compile_assertions({"core/merge.cu": {"fastia_merge_32": merge}}, tmp_path)
 
 
 LABELLING = structs.Labelling.null()

@@ -50,7 +50,9 @@ def test_wheel_holds_the_package_and_nothing_else(wheel, source):
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     files = (*source.glob("fastia/**/*.py"), *source.glob("fastia/training/recipes/*.toml"))
     sources = {path.relative_to(source).as_posix() for path in files}
-    sources |= {f"fastia/kernels/cuda/sources/{path.name}" for path in source.glob("csrc/cuda/*.cu*")}
+    sources |= {
+        f"fastia/kernels/cuda/sources/{path.parent.name}/{path.name}" for path in source.glob("csrc/cuda/*/*.cu*")
+    }
     page = {f"fastia/evaluation/page/page.{end}" for end in ("html", "css", "js")}
     suffix = "dylib" if sys.platform == "darwin" else "so"
     assert names == sources | page | {"fastia/py.typed", f"fastia/kernels/cpu/libfastia_cpu.{suffix}"}
@@ -62,8 +64,8 @@ def test_source_distribution_holds_all_that_the_build_needs(source, wheel):
     (path,) = (source / "sdist").iterdir()
     with tarfile.open(path) as archive:
         shipped = {name.partition("/")[2] for name in archive.getnames()}
-    needed = {file.relative_to(source).as_posix() for file in source.glob("csrc/cpu/*")}
-    needed |= {file.relative_to(source).as_posix() for file in source.glob("fastia/kernels/cuda/sources/*")}
+    needed = {file.relative_to(source).as_posix() for file in source.glob("csrc/cpu/*/*")}
+    needed |= {file.relative_to(source).as_posix() for file in source.glob("fastia/kernels/cuda/sources/*/*")}
     assert needed | {"setup.py", "pyproject.toml", "README.md", "LICENSE"} <= shipped
 
 
@@ -75,9 +77,7 @@ def test_installed_wheel_works_away_from_the_checkout(wheel, tmp_path):
     dependencies = [path for path in sys.path if path.endswith("-packages")]
     (packages / "dependencies.pth").write_text("\n".join(dependencies))
     program = "import fastia, numpy; print(fastia.__file__, fastia.label(numpy.eye(3, dtype=numpy.uint8)).max())"
-    program += (
-        "; from fastia.kernels.cuda import launch as cuda; print('FASTIA_STRIPS(' in cuda.source_text('strips.cu'))"
-    )
+    program += "; from fastia.kernels.cuda import launch as cuda; print('FASTIA_STRIPS(' in cuda.source_text('masks/strips.cu'))"
     environment = {name: value for name, value in os.environ.items() if name != "FASTIA_LIBRARY"}
     done = run(python, "-c", program, cwd=tmp_path, env=environment)
     assert done.stdout.split() == [str(packages / "fastia" / "__init__.py"), "1", "True"], done.stderr

@@ -26,9 +26,9 @@ MASK_DTYPES = [torch.uint8, pytest.param(torch.uint16, marks=traces_uint16)]
     ("operation", "options"),
     [
         (ops.label.default, (8, 0, 255, False)),
-        (ops.components.default, (4, None, -1, None, False)),
-        (ops.components.default, (8, 0, None, 5, False)),
-        (ops.weights.default, (5.0, 8, 0, 255, "class", torch.bfloat16, False)),
+        (ops.components.default, (4, None, -1, False, None)),
+        (ops.components.default, (8, 0, None, False, 5)),
+        (ops.weights.default, (8, 0, 255, False, 5.0, "class", torch.bfloat16)),
     ],
 )
 def test_opcheck_of_operations_on_masks(
@@ -37,11 +37,11 @@ def test_opcheck_of_operations_on_masks(
     torch.library.opcheck(operation, (random_ids(2, 14, 9, dtype=dtype)[:, ::2], *options))
 
 
-@pytest.mark.parametrize("options", [("exact", 0, 255, 255, None, None, None), ("wacv2024", None, -1, None, 4, 2, 2)])
+@pytest.mark.parametrize("options", [("exact", 0, 255, 255, None, False, None, None), ("wacv2024", None, -1, None, 4, False, 2, 2)])
 @pytest.mark.parametrize("instances", [None, random_ids(1, 7, 9, largest=5, dtype=torch.int32, seed=2)])
 def test_opcheck_of_instance_iou(options: tuple[object, ...], instances: torch.Tensor | None) -> None:
     # opcheck takes NaN for unequal to NaN, so no record may be padding: one image, and fewer records than it has
-    arguments = (random_ids(1, 7, 9), random_ids(1, 7, 9, seed=1), instances, *options, False, None)
+    arguments = (random_ids(1, 7, 9), random_ids(1, 7, 9, seed=1), instances, *options, None)
     torch.library.opcheck(ops.instance_iou.default, arguments)
     torch.library.opcheck(ops.instance_matches.default, arguments)
 

@@ -70,7 +70,8 @@ class Kernels:
 
 def sources() -> dict[str, str]:
     """The files of csrc/cuda."""
-    return {path.name: path.read_text() for path in sorted((ROOT / "csrc/cuda").glob("*.cu*"))}
+    folder = ROOT / "csrc/cuda"
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in sorted(folder.glob("*/*.cu*"))}
 
 
 def build(
@@ -88,6 +89,7 @@ def build(
     if not library.exists():
         folder.mkdir(parents=True, exist_ok=True)
         for file, text in {**files, "kernels.cpp": entry}.items():
+            (folder / file).parent.mkdir(exist_ok=True)
             (folder / file).write_text(text)
         unfinished = folder / f"{os.getpid()}.so"
         command += [f"-I{folder}", f"-I{HERE}", str(folder / "kernels.cpp"), "-o", str(unfinished)]

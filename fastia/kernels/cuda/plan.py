@@ -182,9 +182,9 @@ class Chunk:
         )
         flatten = structs.Flatten(labelling=self.labelling, count=count)
         return [
-            self._launch("strips.cu", f"strips_{dtype}", self.blocks, self.runs_bytes(), strips),
+            self._launch("masks/strips.cu", f"strips_{dtype}", self.blocks, self.runs_bytes(), strips),
             *self.merge_strips(options.connectivity),
-            self._launch("flatten.cu", "flatten", self.blocks, SUMS_BYTES + _BINS_BYTES, flatten),
+            self._launch("masks/flatten.cu", "flatten", self.blocks, SUMS_BYTES + _BINS_BYTES, flatten),
         ]
 
     def merge_strips(self, connectivity: int) -> list[Launch]:
@@ -193,7 +193,7 @@ class Chunk:
         words_per_block = self.tuning.block // 32
         blocks = -(-(self.strips - 1) * self.words_per_row // words_per_block)
         parameters = structs.Merge(labelling=self.labelling, connectivity=connectivity)
-        return [self._launch("merge.cu", "merge", self.images * blocks, 0, parameters)]
+        return [self._launch("core/merge.cu", "merge", self.images * blocks, 0, parameters)]
 
     def fill_labels(self) -> Launch:
         parameters = structs.FillLabels(
@@ -202,16 +202,16 @@ class Chunk:
             run_capacity=self.tuning.run_capacity,
             labels=self.output("labels", 4 * self.pixels),
         )
-        return self._launch("labels.cu", "fill_labels", self.blocks, self._fill_bytes(4), parameters)
+        return self._launch("masks/labels.cu", "fill_labels", self.blocks, self._fill_bytes(4), parameters)
 
     def fill_tables(self, max_components: int, count: Pointer) -> Launch:
         tables = output_tables(max_components, self.first)
         parameters = structs.FillTables(labelling=self.labelling, count=count, tables=tables)
-        return self._launch("labels.cu", "fill_tables", self.blocks, 0, parameters)
+        return self._launch("masks/labels.cu", "fill_tables", self.blocks, 0, parameters)
 
     def fill_boxes(self, max_components: int) -> Launch:
         parameters = structs.FillBoxes(labelling=self.labelling, tables=output_tables(max_components, self.first))
-        return self._launch("labels.cu", "fill_boxes", self.blocks, 0, parameters)
+        return self._launch("masks/labels.cu", "fill_boxes", self.blocks, 0, parameters)
 
     def fill_weights(self, tau: float, dtype: str) -> Launch:
         size = WEIGHT_BYTES[dtype]
@@ -222,7 +222,7 @@ class Chunk:
             run_capacity=self.tuning.run_capacity,
             weights=self.output("weights", size * self.pixels),
         )
-        return self._launch("weights.cu", f"fill_weights_{dtype}", self.blocks, self._fill_bytes(size), parameters)
+        return self._launch("masks/weights.cu", f"fill_weights_{dtype}", self.blocks, self._fill_bytes(size), parameters)
 
     def runs_bytes(self) -> int:
         """Shared memory of kernel 1."""

@@ -22,21 +22,21 @@ from fastia.kernels.cuda.structs import Pointer, Struct
 from fastia.options import ComponentOptions
 
 _STRUCTS: dict[str, dict[str, type[Struct]]] = {
-    "strips.cu": {f"strips_{dtype}": structs.Strips for dtype in dict.fromkeys(MASK_DTYPES.values())},
-    "merge.cu": {"merge": structs.Merge},
-    "flatten.cu": {"flatten": structs.Flatten},
-    "labels.cu": {
+    "masks/strips.cu": {f"strips_{dtype}": structs.Strips for dtype in dict.fromkeys(MASK_DTYPES.values())},
+    "core/merge.cu": {"merge": structs.Merge},
+    "masks/flatten.cu": {"flatten": structs.Flatten},
+    "masks/labels.cu": {
         "fill_labels": structs.FillLabels,
         "fill_tables": structs.FillTables,
         "fill_boxes": structs.FillBoxes,
     },
-    "weights.cu": {f"fill_weights_{dtype}": structs.FillWeights for dtype in WEIGHT_BYTES},
+    "masks/weights.cu": {f"fill_weights_{dtype}": structs.FillWeights for dtype in WEIGHT_BYTES},
 }
 KERNELS = {
     source: {f"fastia_{name}_{bits}": struct for name, struct in kernels.items() for bits in (32, 64)}
     for source, kernels in _STRUCTS.items()
 }
-KERNELS["labels.cu"]["fastia_empty_tables"] = structs.EmptyTables
+KERNELS["masks/labels.cu"]["fastia_empty_tables"] = structs.EmptyTables
 
 
 def label(masks: Masks, options: ComponentOptions, tuning: Tuning = TUNING) -> Plan:
@@ -55,7 +55,7 @@ def components(masks: Masks, options: ComponentOptions, max_components: int, tun
 
     if masks.shape[0] and 0 in masks.shape[1:]:
         parameters = structs.EmptyTables(count=Pointer("count"), tables=output_tables(max_components, 0))
-        return Plan(0, [Launch("labels.cu", "fastia_empty_tables", masks.shape[0], tuning.block, 0, parameters)])
+        return Plan(0, [Launch("masks/labels.cu", "fastia_empty_tables", masks.shape[0], tuning.block, 0, parameters)])
     return _plan(masks, Needs(labels=True, areas=True), tuning, launches)
 
 

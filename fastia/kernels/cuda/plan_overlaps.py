@@ -27,18 +27,18 @@ from fastia.kernels.cuda.structs import Pointer, Struct
 from fastia.options import ComponentOptions, OverlapOptions
 
 KERNELS: dict[str, dict[str, type[Struct]]] = {
-    "overlap_strips.cu": {"fastia_overlap_strips": structs.OverlapStrips},
-    "contours.cu": {
+    "overlaps/overlap_strips.cu": {"fastia_overlap_strips": structs.OverlapStrips},
+    "overlaps/contours.cu": {
         "fastia_trace_contours": structs.TraceContours,
         "fastia_find_neighbours": structs.FindNeighbours,
         "fastia_find_outermost": structs.FindOutermost,
     },
-    "overlap_count.cu": {
+    "overlaps/overlap_count.cu": {
         "fastia_prepare_overlaps": structs.PrepareOverlaps,
         "fastia_count_overlaps_exact": structs.CountOverlaps,
         "fastia_count_overlaps_wacv2024": structs.CountOverlaps,
     },
-    "overlap_records.cu": {
+    "overlaps/overlap_records.cu": {
         "fastia_match_components_exact": structs.MatchComponents,
         "fastia_match_components_wacv2024": structs.MatchComponents,
         "fastia_share_components_exact": structs.ShareComponents,
@@ -88,7 +88,7 @@ def _plan(inputs: OverlapInputs, options: OverlapOptions, outputs: _Outputs, tun
         parameters = structs.EmptyRecords(
             count=Pointer("count"), unmatched_count=Pointer("unmatched_count"), records=_records(outputs, 0)
         )
-        return Plan(0, [Launch("overlap_records.cu", "fastia_empty_records", batch, tuning.block, 0, parameters)])
+        return Plan(0, [Launch("overlaps/overlap_records.cu", "fastia_empty_records", batch, tuning.block, 0, parameters)])
     tuning = tuning._replace(wide=False)
     one = _OverlapChunk(inputs, options, outputs, 0, 1, tuning)
     chunks = [
@@ -186,7 +186,7 @@ class _OverlapChunk(Chunk):
             segments=self.segments,
         )
         launches += [
-            self._kernel("overlap_strips.cu", "overlap_strips", self.blocks, self.runs_bytes(), strips),
+            self._kernel("overlaps/overlap_strips.cu", "overlap_strips", self.blocks, self.runs_bytes(), strips),
             *self.merge_strips(8),
             self._prepare_overlaps(),
         ]
@@ -219,7 +219,7 @@ class _OverlapChunk(Chunk):
                 sums=Pointer("tally") if self.outputs.tally else None, num_classes=options.num_classes or 0
             ),
         )
-        source, sorting = "overlap_records.cu", SUMS_BYTES + 8 * _SORTED_KEYS
+        source, sorting = "overlaps/overlap_records.cu", SUMS_BYTES + 8 * _SORTED_KEYS
         return [
             *launches,
             self._count_overlaps(),
@@ -235,7 +235,7 @@ class _OverlapChunk(Chunk):
             contour_parent=self.contour_parent,
             overlaps=self.overlaps,
         )
-        return self._kernel("overlap_count.cu", "prepare_overlaps", self.blocks, SUMS_BYTES, parameters)
+        return self._kernel("overlaps/overlap_count.cu", "prepare_overlaps", self.blocks, SUMS_BYTES, parameters)
 
     def _count_overlaps(self) -> Launch:
         classes = self.options.num_classes or 0
@@ -249,7 +249,7 @@ class _OverlapChunk(Chunk):
             confusion=self.output("confusion", 8 * stride) if classes else None,
             confusion_stride=stride,
         )
-        return self._kernel("overlap_count.cu", f"count_overlaps_{self.options.protocol}", self.blocks, 0, parameters)
+        return self._kernel("overlaps/overlap_count.cu", f"count_overlaps_{self.options.protocol}", self.blocks, 0, parameters)
 
     def _fill_holes(self) -> list[Launch]:
         """In `component_parent`, from roots to the outermost components that enclose them."""
@@ -259,9 +259,9 @@ class _OverlapChunk(Chunk):
         neighbours = structs.FindNeighbours(labelling=self.labelling, contour_parent=self.contour_parent, **chains)
         outermost = structs.FindOutermost(labelling=self.labelling, **chains)
         return [
-            self._kernel("contours.cu", "trace_contours", self.blocks, 0, trace),
-            self._kernel("contours.cu", "find_neighbours", self.blocks, 0, neighbours),
-            self._kernel("contours.cu", "find_outermost", self.blocks, 0, outermost),
+            self._kernel("overlaps/contours.cu", "trace_contours", self.blocks, 0, trace),
+            self._kernel("overlaps/contours.cu", "find_neighbours", self.blocks, 0, neighbours),
+            self._kernel("overlaps/contours.cu", "find_outermost", self.blocks, 0, outermost),
         ]
 
     def _inputs(self, inputs: OverlapInputs) -> structs.OverlapInputs:

@@ -1,8 +1,0 @@
-// What every processor of the architecture has.
-#include "upsample_losses.h"
-
-namespace fastia {
-
-extern const AllUpsampleKernels kUpsampleBaseline = {kUpsample<float>, kUpsample<double>};
-
-}  // namespace fastia
