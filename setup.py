@@ -23,7 +23,16 @@ HEADERS = sorted(path.as_posix() for path in Path("csrc/cpu").glob("*/*.h"))
 LIBRARY = "libfastia_cpu.dylib" if sys.platform == "darwin" else "libfastia_cpu.so"
 
 # No contraction: a fused multiply-add rounds once where the specification of the metric rounds twice.
-FLAGS = ["-Icsrc/cpu", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra", "-pthread"]
+FLAGS = [
+    "-Icsrc/cpu",
+    "-std=c++17",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-ffp-contract=off",
+    "-Wall",
+    "-Wextra",
+    "-pthread",
+]
 BIT_FLAGS = ["-mbmi", "-mbmi2", "-mpopcnt", "-mlzcnt"]
 X86_FLAGS = {
     "rows_avx2.cpp": ["-mavx2", *BIT_FLAGS],

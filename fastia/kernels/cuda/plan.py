@@ -222,7 +222,9 @@ class Chunk:
             run_capacity=self.tuning.run_capacity,
             weights=self.output("weights", size * self.pixels),
         )
-        return self._launch("masks/weights.cu", f"fill_weights_{dtype}", self.blocks, self._fill_bytes(size), parameters)
+        return self._launch(
+            "masks/weights.cu", f"fill_weights_{dtype}", self.blocks, self._fill_bytes(size), parameters
+        )
 
     def runs_bytes(self) -> int:
         """Shared memory of kernel 1."""

@@ -88,7 +88,9 @@ def _plan(inputs: OverlapInputs, options: OverlapOptions, outputs: _Outputs, tun
         parameters = structs.EmptyRecords(
             count=Pointer("count"), unmatched_count=Pointer("unmatched_count"), records=_records(outputs, 0)
         )
-        return Plan(0, [Launch("overlaps/overlap_records.cu", "fastia_empty_records", batch, tuning.block, 0, parameters)])
+        return Plan(
+            0, [Launch("overlaps/overlap_records.cu", "fastia_empty_records", batch, tuning.block, 0, parameters)]
+        )
     tuning = tuning._replace(wide=False)
     one = _OverlapChunk(inputs, options, outputs, 0, 1, tuning)
     chunks = [
@@ -249,7 +251,9 @@ class _OverlapChunk(Chunk):
             confusion=self.output("confusion", 8 * stride) if classes else None,
             confusion_stride=stride,
         )
-        return self._kernel("overlaps/overlap_count.cu", f"count_overlaps_{self.options.protocol}", self.blocks, 0, parameters)
+        return self._kernel(
+            "overlaps/overlap_count.cu", f"count_overlaps_{self.options.protocol}", self.blocks, 0, parameters
+        )
 
     def _fill_holes(self) -> list[Launch]:
         """In `component_parent`, from roots to the outermost components that enclose them."""

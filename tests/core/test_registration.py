@@ -37,7 +37,9 @@ def test_opcheck_of_operations_on_masks(
     torch.library.opcheck(operation, (random_ids(2, 14, 9, dtype=dtype)[:, ::2], *options))
 
 
-@pytest.mark.parametrize("options", [("exact", 0, 255, 255, None, False, None, None), ("wacv2024", None, -1, None, 4, False, 2, 2)])
+@pytest.mark.parametrize(
+    "options", [("exact", 0, 255, 255, None, False, None, None), ("wacv2024", None, -1, None, 4, False, 2, 2)]
+)
 @pytest.mark.parametrize("instances", [None, random_ids(1, 7, 9, largest=5, dtype=torch.int32, seed=2)])
 def test_opcheck_of_instance_iou(options: tuple[object, ...], instances: torch.Tensor | None) -> None:
     # opcheck takes NaN for unequal to NaN, so no record may be padding: one image, and fewer records than it has

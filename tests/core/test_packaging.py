@@ -12,7 +12,7 @@ import pytest
 
 pytestmark = pytest.mark.xdist_group("wheel")  # one process: the wheel is built once
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NOT_SOURCES = shutil.ignore_patterns(".*", "build", "dist", "demo", "*.egg-info", "*.so", "*.dylib", "__pycache__")
 VECTOR_OBJECTS = ("rows_avx2.o", "rows_avx512.o", "upsample_avx2.o", "upsample_avx512.o")
 

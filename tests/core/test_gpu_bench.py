@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SPEC = importlib.util.spec_from_file_location("gpu_bench", Path(__file__).parents[1] / "bench" / "gpu.py")
+SPEC = importlib.util.spec_from_file_location("gpu_bench", Path(__file__).parents[2] / "bench" / "gpu.py")
 gpu_bench = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(gpu_bench)
 

@@ -40,7 +40,7 @@ def test_interpreted_kernels_agree_with_eager():
     path = Path(__file__).with_name("triton_interpreted.py")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    run = subprocess.run(command, env=environment, cwd=path.parents[1], capture_output=True, text=True)
+    run = subprocess.run(command, env=environment, cwd=path.parents[2], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-2000:]
     assert re.search(r"^\d+ passed", run.stdout, re.MULTILINE), run.stdout[-500:]
 
