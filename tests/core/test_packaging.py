@@ -77,7 +77,8 @@ def test_installed_wheel_works_away_from_the_checkout(wheel, tmp_path):
     dependencies = [path for path in sys.path if path.endswith("-packages")]
     (packages / "dependencies.pth").write_text("\n".join(dependencies))
     program = "import fastia, numpy; print(fastia.__file__, fastia.label(numpy.eye(3, dtype=numpy.uint8)).max())"
-    program += "; from fastia.kernels.cuda import launch as cuda; print('FASTIA_STRIPS(' in cuda.source_text('masks/strips.cu'))"
+    program += "; from fastia.kernels.cuda.launch import source_text"
+    program += "; print('FASTIA_STRIPS(' in source_text('masks/strips.cu'))"
     environment = {name: value for name, value in os.environ.items() if name != "FASTIA_LIBRARY"}
     done = run(python, "-c", program, cwd=tmp_path, env=environment)
     assert done.stdout.split() == [str(packages / "fastia" / "__init__.py"), "1", "True"], done.stderr
