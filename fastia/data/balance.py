@@ -132,7 +132,7 @@ def balance_dataset(
     Source: PASCAL-B of Mun et al., "Small Objects Matters in Weakly-supervised Semantic Segmentation", WACV 2024; the
     solver is HiGHS (Huangfu and Hall, 2018), through :func:`scipy.optimize.milp`.
     """
-    checks.extra_module("scipy.optimize", "data")
+    checks.pip_extra_module("scipy.optimize", "data")
     checks.integer("per_cell", per_cell, 1)
     checks.integer("images", images, 1)
     checks.integer("sets", sets, 0, optional=False)

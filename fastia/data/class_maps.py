@@ -118,7 +118,7 @@ def read_class_map(path: PathLike) -> ClassMap:
         ...     read_class_map(path).classes
         ('background', 'vehicle')
     """
-    tomllib = checks.extra_module("tomllib" if sys.version_info >= (3, 11) else "tomli", "data")
+    tomllib = checks.pip_extra_module("tomllib" if sys.version_info >= (3, 11) else "tomli", "data")
     try:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

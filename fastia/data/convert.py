@@ -124,7 +124,7 @@ def convert_coco(
     paths = [annotations] if isinstance(annotations, str | os.PathLike) else list(annotations)
     if not paths:
         raise ValueError("annotations must name a file or more, got none")
-    checks.extra_module("pycocotools.mask", "data")
+    checks.pip_extra_module("pycocotools.mask", "data")
     checks.integer("jobs", jobs, 1)
     if Path(split).name != split or split.startswith("."):
         raise ValueError(f"split must be a name, got {split!r}")

@@ -81,7 +81,7 @@ def across_sets(scores: Sequence[PathLike], sets: Sequence[Sequence[str]]) -> St
     """
     if not scores or not sets:
         raise ValueError(f"scores and sets must not be empty, got {len(scores)} and {len(sets)}")
-    checks.extra_module("scipy.stats", "data")
+    checks.pip_extra_module("scipy.stats", "data")
     results = check_same_data([read_result(path) for path in scores])
     place = {image: i for i, image in enumerate(results[0].images)}
     missing = sorted({image for images in sets for image in images} - set(place))

@@ -152,7 +152,7 @@ def number(name: str, value: float, low: float, high: float = math.inf) -> float
     return float(value)
 
 
-def extra_module(name: str, extra: str) -> Any:
+def pip_extra_module(name: str, extra: str) -> Any:
     """Import a module that an extra of the package brings; without it, the error names the extra."""
     try:
         return importlib.import_module(name)
