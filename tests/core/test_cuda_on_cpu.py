@@ -10,7 +10,7 @@ from cuda_on_cpu import runner
 from numpy.testing import assert_array_equal
 
 SOURCE = """
-#include <span.cuh>
+#include <core/span.cuh>
 using namespace fastia;
 
 extern "C" __global__ void warp_operations(unsigned* out) {

@@ -201,6 +201,7 @@ def test_nvcc_compiles_every_kernel_without_spills(source, tmp_path):
         pytest.skip("needs nvcc")
     targets = ["-gencode=arch=compute_75,code=sm_75", "-gencode=arch=compute_80,code=[sm_80,sm_90,sm_100]"]
     command = ["nvcc", "-std=c++17", "--fmad=false", "-fatbin", *targets, "-Xptxas=-v", "-Werror=all-warnings"]
+    command.append(f"-I{runner.ROOT / 'csrc/cuda'}")
     path = runner.ROOT / "csrc/cuda" / source
     result = subprocess.run([*command, "-o", tmp_path / "out", path], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
