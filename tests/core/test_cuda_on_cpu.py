@@ -95,7 +95,7 @@ SEEDS = range(20)
 
 @pytest.fixture(scope="module")
 def toys() -> runner.Kernels:
-    files = {"span.cuh": runner.sources()["span.cuh"], "toys.cu": SOURCE}
+    files = {"core/span.cuh": runner.sources()["core/span.cuh"], "toys.cu": SOURCE}
     return runner.Kernels(runner.build(files, {"toys.cu": KERNELS}, ("-O0",)))
 
 
