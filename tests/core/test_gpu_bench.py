@@ -83,7 +83,9 @@ def test_lines_that_only_begin_like_rows_are_output(run):
 
 
 def test_part_that_is_out_of_time_may_tell_what_it_found():
-    text = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('1 failed in 2.0s')"
+    # a shell's background jobs ignore interrupts, and so would their children
+    text = "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    text += "try: time.sleep(60)\nexcept KeyboardInterrupt: print('1 failed in 2.0s')"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu_bench, "PARTS", {"tests": ((sys.executable, "-c", text), 5.5, {})})
         part = gpu_bench.run_part("tests", time.monotonic() + 60)
