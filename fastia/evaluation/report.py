@@ -176,8 +176,8 @@ def table(result: Evaluation) -> Table:
         title_justify="left",
         title_style="bold",
         caption=f"{pixels}\n"
-        "pen.: penalized; each unmatched component (unm.), one that overlaps no instance "
-        "of its class, is one more instance (inst.) with IoU 0",
+        "pen.: penalized; each unmatched component (unm.), one that meets nothing of "
+        "its class, is one more instance (inst.) with IoU 0",
         caption_justify="left",
     )
     grid.add_column("class", overflow="fold")  # of all columns, long names give way

@@ -28,15 +28,31 @@ struct Participants {
     uint64_t background_mask, ignored_mask, limit_mask;
 };
 
-// One row of ids, and where the results of find_runs are.
+// An earlier row, whose runs may touch those of the row that is scanned; `ids` null: there is none.
 template <class Id>
-struct RunRow {
+struct EarlierRow {
+    const Id* ids;
+    const uint64_t* edges;
+    uint32_t first_run;
+    bool corners;  // whether runs that share only a corner touch
+};
+
+// One row, and the results of its scan.
+template <class Id>
+struct RowScan {
     const Id* ids;
     int64_t width;
-    bool padded;            // ids can be read kRowPadding past the end
-    uint32_t first_run;     // index of the row's first run
-    uint64_t* edges;        // words_of(width) words: bit x says that a run starts at x
-    uint64_t* taking_part;  // words_of(width) words: bit x says that pixel x belongs to a component
+    bool padded;         // both rows can be read kRowPadding ids past their ends
+    uint32_t position;   // of the row's first pixel, added to every run start
+    uint32_t first_run;  // index of the row's first run
+    EarlierRow<Id> earlier;
+    // Results.
+    uint64_t* edges;    // words_of(width) words: bit x says that a run starts at x
+    uint32_t* starts;   // position of every run
+    uint32_t* parents;  // of every run its own index, or kNoComponent, or kBackgroundComponent
+    RunPair* pairs;     // runs of one class that touch, from left to right, at most 2 * width
+    uint32_t run_count;
+    uint32_t pair_count;
 };
 
 // How the ids of a map become int32 codes: ignored ids are kIgnoredCode, ids outside 0..maximum kInvalidCode.
@@ -53,18 +69,8 @@ struct Staging {
 
 struct RowKernels {
     const char* name;
-    // The runs of a row: fills its edges, and the pixels that take part; the start of each run, counted from `position`
-    // on; and as its parent its own index, or kNoComponent, or kBackgroundComponent. Returns the number of runs.
-    uint32_t (*find_runs_uint8)(const RunRow<uint8_t>&, const Participants<uint8_t>&, uint32_t position,
-                                uint32_t* starts, uint32_t* parents);
-    uint32_t (*find_runs_int32)(const RunRow<int32_t>&, const Participants<int32_t>&, uint32_t position,
-                                uint32_t* starts, uint32_t* parents);
-    // The pairs of runs of one class of a row and an earlier one that touch, from left to right, at most 2 * width.
-    // Returns their number. `corners`: whether runs that share only a corner touch.
-    uint32_t (*touching_pairs_uint8)(const RunRow<uint8_t>& row, const RunRow<uint8_t>& earlier, bool corners,
-                                     RunPair* pairs);
-    uint32_t (*touching_pairs_int32)(const RunRow<int32_t>& row, const RunRow<int32_t>& earlier, bool corners,
-                                     RunPair* pairs);
+    void (*scan_uint8)(RowScan<uint8_t>&, const Participants<uint8_t>&);
+    void (*scan_int32)(RowScan<int32_t>&, const Participants<int32_t>&);
     // Bits where a run starts.
     void (*edges_uint8)(const uint8_t* row, int64_t width, bool padded, uint64_t* edges);
     void (*edges_int32)(const int32_t* row, int64_t width, bool padded, uint64_t* edges);

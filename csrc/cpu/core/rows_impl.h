@@ -35,68 +35,81 @@ inline uint64_t valid_bits(int64_t word, int64_t width) {
     return rest >= 64 ? ~uint64_t{0} : simd::up_to(static_cast<int>(rest) - 1);
 }
 
+// Where the runs of 64 pixels start and end, and which of them take part.
+struct WordRuns {
+    uint64_t edges, ends;  // bit x: a run starts at x; the run of x ends there
+    uint64_t taking_part, background;
+};
+
+// `carry_edge`: whether the first pixel starts a run; then whether the one after the word does.
 template <class Id>
-uint32_t find_runs(const RunRow<Id>& row, const Participants<Id>& participants, uint32_t position, uint32_t* starts,
-                   uint32_t* parents) {
-    const Participants<Id> ids = participants;  // a copy, which no store below can change, stays in registers
-    Window<Id> window;
-    uint64_t carry_edge = 1, carry_taking = 0;
-    uint32_t runs = 0;
-    for (int64_t w = 0; w < words_of(row.width); ++w) {
-        const Id* p = window.at(row.ids, w, row.width, row.padded);
-        const uint64_t valid = valid_bits(w, row.width);
-        const uint64_t ends = ~simd::equal(p, p + 1);
-        const uint64_t edges = (ends << 1 | carry_edge) & valid;
-        carry_edge = ends >> 63;
-        row.edges[w] = edges;
-        if (edges == 0) {  // the run of the word before goes on
-            row.taking_part[w] = valid & carry_taking;
-            continue;
-        }
-        uint64_t possible = valid & ~(simd::equal_to(p, ids.ignored) & ids.ignored_mask);
-        if (ids.limit_mask) possible &= ~simd::at_least(p, ids.limit);
-        const uint64_t background = possible & simd::equal_to(p, ids.background) & ids.background_mask;
-        const uint64_t taking_part = possible & ~background;
-        row.taking_part[w] = taking_part;
-        carry_taking = taking_part >> 63 ? ~uint64_t{0} : 0;
-        simd::append_parents(edges, taking_part, background, row.first_run + runs, parents + runs);
-        runs += simd::append_positions(edges, position + static_cast<uint32_t>(64 * w), starts + runs);
+inline WordRuns find_runs(const Id* p, uint64_t valid, const Participants<Id>& ids, uint64_t* carry_edge) {
+    WordRuns word{};
+    word.ends = ~simd::equal(p, p + 1);
+    word.edges = (word.ends << 1 | *carry_edge) & valid;
+    *carry_edge = word.ends >> 63;
+    uint64_t possible = valid & ~(simd::equal_to(p, ids.ignored) & ids.ignored_mask);
+    if (ids.limit_mask) possible &= ~simd::at_least(p, ids.limit);
+    word.background = possible & simd::equal_to(p, ids.background) & ids.background_mask;
+    word.taking_part = possible & ~word.background;
+    return word;
+}
+
+// What goes on from word to word of two rows: the first run of the earlier row's word, and which last pixels touch.
+struct Touching {
+    uint32_t earlier_run;
+    uint64_t touch = 0, left = 0;
+};
+
+// The pairs of runs of one class that touch between 64 pixels `p` of a row and `u` of an earlier one, from left to
+// right.
+template <class Id>
+inline uint32_t touching_pairs(const Id* p, const Id* u, const WordRuns& word, uint64_t earlier_edges, uint64_t valid,
+                               bool corners, uint32_t run, Touching* state, RunPair* pairs) {
+    // Runs overlap first where one of them starts, or where the pixels before did not touch.
+    const uint64_t touch = simd::equal(p, u) & word.taking_part;
+    const uint64_t overlap_starts = touch & ~((touch << 1 | state->touch) & ~word.edges & ~earlier_edges);
+    state->touch = touch >> 63;
+    uint64_t left = 0, right = 0;
+    if (corners) {
+        const uint64_t equal_left = simd::equal(p + 1, u);
+        left = word.edges & ~touch & (equal_left << 1 | state->left) & word.taking_part;
+        state->left = equal_left >> 63;
+        right = word.ends & ~touch & simd::equal(p, u + 1) & word.taking_part & valid;
     }
-    return runs;
+    const uint32_t count =
+        simd::append_pairs(overlap_starts, left, right, word.edges, earlier_edges, run, state->earlier_run, pairs);
+    state->earlier_run += simd::popcount(earlier_edges);
+    return count;
 }
 
 template <class Id>
-uint32_t touching_pairs(const RunRow<Id>& row, const RunRow<Id>& earlier, bool corners, RunPair* pairs) {
-    const int64_t words = words_of(row.width);
+void scan_row(RowScan<Id>& scanned, const Participants<Id>& participants) {
+    // Copies, which no store below can change: the compiler keeps them in registers.
+    const RowScan<Id> row = scanned;
+    const Participants<Id> ids = participants;
     Window<Id> window, earlier_window;
-    uint64_t edges = row.edges[0], carry_touch = 0, carry_left = 0;
-    uint32_t run = row.first_run, earlier_run = earlier.first_run, count = 0;
-    for (int64_t w = 0; w < words; ++w) {
-        const uint64_t next = w + 1 < words ? row.edges[w + 1] : 0, earlier_edges = earlier.edges[w];
-        const uint64_t ends = edges >> 1 | next << 63;
-        if ((edges | earlier_edges | ends) != 0) {  // else both rows go on as they were
-            const Id* p = window.at(row.ids, w, row.width, row.padded);
-            const Id* u = earlier_window.at(earlier.ids, w, row.width, row.padded);
-            const uint64_t taking_part = row.taking_part[w];
-            // Runs overlap first where one of them starts, or where the pixels before did not touch.
-            const uint64_t touch = simd::equal(p, u) & taking_part;
-            const uint64_t overlap_starts = touch & ~((touch << 1 | carry_touch) & ~edges & ~earlier_edges);
-            carry_touch = touch >> 63;
-            uint64_t left = 0, right = 0;
-            if (corners) {
-                const uint64_t equal_left = simd::equal(p + 1, u);
-                left = edges & ~touch & (equal_left << 1 | carry_left) & taking_part;
-                carry_left = equal_left >> 63;
-                right = ends & ~touch & simd::equal(p, u + 1) & taking_part;
-            }
-            count +=
-                simd::append_pairs(overlap_starts, left, right, edges, earlier_edges, run, earlier_run, pairs + count);
-            run += simd::popcount(edges);
-            earlier_run += simd::popcount(earlier_edges);
+    Touching state{row.earlier.first_run};
+    uint64_t carry_edge = 1;
+    uint32_t runs = 0, pairs = 0;
+    for (int64_t w = 0; w < words_of(row.width); ++w) {
+        const Id* p = window.at(row.ids, w, row.width, row.padded);
+        const uint64_t valid = valid_bits(w, row.width);
+        const WordRuns word = find_runs(p, valid, ids, &carry_edge);
+        row.edges[w] = word.edges;
+        const uint64_t earlier_edges = row.earlier.ids ? row.earlier.edges[w] : 0;
+        if ((word.edges | earlier_edges | word.ends) == 0) continue;  // both rows go on as they were
+        if (row.earlier.ids) {
+            const Id* u = earlier_window.at(row.earlier.ids, w, row.width, row.padded);
+            const uint64_t inside = row.width - 64 * w <= 64 ? valid >> 1 : valid;  // with a pixel to the right
+            pairs += touching_pairs(p, u, word, earlier_edges, inside, row.earlier.corners, row.first_run + runs,
+                                    &state, row.pairs + pairs);
         }
-        edges = next;
+        simd::append_parents(word.edges, word.taking_part, word.background, row.first_run + runs, row.parents + runs);
+        runs += simd::append_positions(word.edges, row.position + static_cast<uint32_t>(64 * w), row.starts + runs);
     }
-    return count;
+    scanned.run_count = runs;
+    scanned.pair_count = pairs;
 }
 
 template <class Id>
@@ -156,18 +169,8 @@ bool stage(const Staging& staging, const void* source, int64_t width, int32_t* o
 
 }  // namespace
 
-#define FASTIA_ROW_KERNELS(name) \
-    {name,                       \
-     find_runs<uint8_t>,         \
-     find_runs<int32_t>,         \
-     touching_pairs<uint8_t>,    \
-     touching_pairs<int32_t>,    \
-     edges_of<uint8_t>,          \
-     edges_of<int32_t>,          \
-     positions,                  \
-     simd::expand2,              \
-     simd::expand4,              \
-     simd::expand8,              \
-     stage}
+#define FASTIA_ROW_KERNELS(name)                                                            \
+    {name,      scan_row<uint8_t>, scan_row<int32_t>, edges_of<uint8_t>, edges_of<int32_t>, \
+     positions, simd::expand2,     simd::expand4,     simd::expand8,     stage}
 
 }  // namespace fastia

@@ -116,29 +116,11 @@ void number_components(Strip& strip) {
     strip.components = next;
 }
 
-uint32_t find_runs(const RowKernels& kernels, const RunRow<uint8_t>& row, const Participants<uint8_t>& ids,
-                   uint32_t position, uint32_t* starts, uint32_t* parents) {
-    return kernels.find_runs_uint8(row, ids, position, starts, parents);
+void scan_row(const RowKernels& kernels, RowScan<uint8_t>& row, const Participants<uint8_t>& ids) {
+    kernels.scan_uint8(row, ids);
 }
-uint32_t find_runs(const RowKernels& kernels, const RunRow<int32_t>& row, const Participants<int32_t>& ids,
-                   uint32_t position, uint32_t* starts, uint32_t* parents) {
-    return kernels.find_runs_int32(row, ids, position, starts, parents);
-}
-uint32_t touching_pairs(const RowKernels& kernels, const RunRow<uint8_t>& row, const RunRow<uint8_t>& earlier,
-                        bool corners, RunPair* pairs) {
-    return kernels.touching_pairs_uint8(row, earlier, corners, pairs);
-}
-uint32_t touching_pairs(const RowKernels& kernels, const RunRow<int32_t>& row, const RunRow<int32_t>& earlier,
-                        bool corners, RunPair* pairs) {
-    return kernels.touching_pairs_int32(row, earlier, corners, pairs);
-}
-
-// A row as the reader has it.
-template <class Id>
-RunRow<Id> run_row(const Row& read, int64_t width, uint32_t first_run, uint64_t* edges, uint64_t* taking_part) {
-    RunRow<Id> row{nullptr, width, read.padded, first_run, edges, taking_part};
-    read.get(&row.ids);
-    return row;
+void scan_row(const RowKernels& kernels, RowScan<int32_t>& row, const Participants<int32_t>& ids) {
+    kernels.scan_int32(row, ids);
 }
 
 template <class Id>
@@ -158,25 +140,33 @@ class StripScan {
         uint32_t* component = strip_.component.reserve(kFirstComponent + width + kListPadding);
         component[kNoComponent] = kNoComponent;
         component[kBackgroundComponent] = kBackgroundComponent;
-        taking_part_.reserve(words);
-        RunRow<Id> above{};
+        const NeighbourRow neighbour = neighbour_row(options_.connectivity);
+        const Id* above = nullptr;
         for (int64_t y = strip_.begin; y < strip_.end; ++y) {
             const int64_t r = y - strip_.begin;
-            const RunRow<Id> row =
-                run_row<Id>(reader.read(y), width, runs, strip_.edges.data() + r * words, taking_part_.data());
-            uint32_t* starts = strip_.start.reserve(runs + width + kListPadding) + runs;
-            uint32_t* parents = strip_.component.reserve(runs + width + kListPadding) + runs;
-            strip_.first_run[r] = runs;
-            runs += find_runs(kernels_, row, ids_, static_cast<uint32_t>(r * width), starts, parents);
-            uint32_t pairs = 0;
-            for (const NeighbourRow& neighbour : neighbour_rows(options_.connectivity)) {
-                if (y + neighbour.dy < strip_.begin) continue;
-                pairs_.reserve(2 * width + kListPadding);
-                pairs = touching_pairs(kernels_, row, above, neighbour.corners, pairs_.data());
-                unite_runs(strip_.component.data(), pairs_.data(), pairs);
+            if (r == 1) pairs_.reserve(2 * width + kListPadding);
+            RowScan<Id> row{};
+            const Row read = reader.read(y);
+            read.get(&row.ids);
+            row.padded = read.padded;
+            row.width = width;
+            row.position = static_cast<uint32_t>(r * width);
+            row.first_run = runs;
+            if (r + neighbour.dy >= 0) {
+                const int64_t earlier = r + neighbour.dy;
+                row.earlier = {above, strip_.edges.data() + earlier * words, strip_.first_run[earlier],
+                               neighbour.corners};
             }
-            if (options_.contours) trace(r, runs, pairs);
-            above = row;
+            row.edges = strip_.edges.data() + r * words;
+            row.starts = strip_.start.reserve(runs + width + kListPadding) + runs;
+            row.parents = strip_.component.reserve(runs + width + kListPadding) + runs;
+            row.pairs = pairs_.data();
+            scan_row(kernels_, row, ids_);
+            strip_.first_run[r] = runs;
+            runs += row.run_count;
+            unite_runs(strip_.component.data(), row.pairs, row.pair_count);
+            if (options_.contours) trace(r, runs, row.pair_count);
+            above = row.ids;
         }
         strip_.first_run[strip_.rows()] = runs;
         strip_.start[runs] = static_cast<uint32_t>(strip_.rows() * width);
@@ -209,7 +199,6 @@ class StripScan {
     const ComponentOptions& options_;
     const RowKernels& kernels_;
     const Participants<Id> ids_;
-    Buffer<uint64_t> taking_part_;  // of the current row
     Buffer<RunPair> pairs_;
     ContourTracer tracer_;
 };
@@ -224,18 +213,23 @@ class BorderScan {
     // Fills `pairs`, and returns their number.
     uint32_t between(const Strip& upper, const Strip& lower, Buffer<RunPair>* pairs) {
         RowReader reader(map_, kernels_);
-        const int64_t width = map_.width, words = words_of(width);
-        const RunRow<Id> above = run_row<Id>(reader.read(lower.begin - 1), width, upper.first_run[upper.rows() - 1],
-                                             const_cast<uint64_t*>(upper.edges_of(lower.begin - 1)), nullptr);
-        const RunRow<Id> row = run_row<Id>(reader.read(lower.begin), width, lower.first_run[0], edges_.reserve(words),
-                                           taking_part_.reserve(words));
-        find_runs(kernels_, row, ids_, 0, starts_.reserve(width + kListPadding),
-                  parents_.reserve(width + kListPadding));
-        RunPair* found = pairs->reserve(2 * width + kListPadding);
-        uint32_t count = 0;
-        for (const NeighbourRow& neighbour : neighbour_rows(options_.connectivity))
-            count = touching_pairs(kernels_, row, above, neighbour.corners, found);
-        return count;
+        const int64_t width = map_.width;
+        const NeighbourRow neighbour = neighbour_row(options_.connectivity);
+        RowScan<Id> row{};
+        row.earlier = {nullptr, upper.edges_of(lower.begin + neighbour.dy),
+                       upper.first_run[upper.rows() + neighbour.dy], neighbour.corners};
+        reader.read(lower.begin + neighbour.dy).get(&row.earlier.ids);
+        const Row read = reader.read(lower.begin);
+        read.get(&row.ids);
+        row.padded = read.padded;
+        row.width = width;
+        row.first_run = lower.first_run[0];
+        row.edges = edges_.reserve(words_of(width));
+        row.starts = starts_.reserve(width + kListPadding);
+        row.parents = parents_.reserve(width + kListPadding);
+        row.pairs = pairs->reserve(2 * width + kListPadding);
+        scan_row(kernels_, row, ids_);
+        return row.pair_count;
     }
 
   private:
@@ -243,7 +237,7 @@ class BorderScan {
     const ComponentOptions& options_;
     const RowKernels& kernels_;
     const Participants<Id> ids_;
-    Buffer<uint64_t> edges_, taking_part_;
+    Buffer<uint64_t> edges_;
     Buffer<uint32_t> starts_, parents_;
 };
 
@@ -290,9 +284,9 @@ std::vector<int64_t> concatenate(const std::vector<Strip>& strips, uint32_t Stri
 
 }  // namespace
 
-const NeighbourRows& neighbour_rows(int connectivity) {
-    static const NeighbourRows faces{{0, -1, false}}, corners{{0, -1, true}};
-    return connectivity == 4 ? faces : corners;
+NeighbourRow neighbour_row(int connectivity) {
+    static constexpr NeighbourRow kTable[] = {{4, 0, -1, false}, {8, 0, -1, true}};
+    return kTable[connectivity == 8];
 }
 
 void scan_strip(Strip& strip, const Map& map, const ComponentOptions& options, const RowKernels& kernels) {

@@ -18,13 +18,12 @@ struct TooManyComponents {};
 // A row whose runs may touch those of a row at (z, y): the one at (z + dz, y + dy), which comes earlier in raster
 // order.
 struct NeighbourRow {
-    int dz, dy;
+    int connectivity, dz, dy;
     bool corners;  // runs touch across corners too
 };
 
-// The earlier rows that each connectivity looks at.
-using NeighbourRows = std::vector<NeighbourRow>;
-const NeighbourRows& neighbour_rows(int connectivity);
+// The table of such rows by connectivity has one for each of images.
+NeighbourRow neighbour_row(int connectivity);
 
 // What forms components: ids other than the background and below the number of classes.
 struct ComponentOptions {
