@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from fastia.evaluation.sums import Result, check_same_data, columns_of, read_result
 from fastia.functional import checks
 from fastia.metrics.registry import BINS, terms
-from fastia.metrics.standard import RATIOS
 from fastia.typing import Floats, PathLike
 
 if TYPE_CHECKING:
@@ -90,10 +89,8 @@ def across_sets(scores: Sequence[PathLike], sets: Sequence[Sequence[str]]) -> St
             f"{os.fspath(scores[0])}: has no {', '.join(missing[:5])}: evaluate the split that was chosen from"
         )
     rows = [[place[image] for image in images] for images in sets]
-    on_sets = {
-        name: np.array([[_score(each.sums[chosen], name) for chosen in rows] for each in results]) for name in _SHOWN
-    }
-    on_all = {name: np.array([_score(each.sums, name) for each in results]) for name in _SHOWN}
+    on_sets = {name: np.array([[_score(each, name, chosen) for chosen in rows] for each in results]) for name in _SHOWN}
+    on_all = {name: np.array([_score(each, name) for each in results]) for name in _SHOWN}
     equal = {name: np.array([_equal_sizes(each, name) for each in results]) for name in _SHOWN if name != "miou"}
     return Stability(
         [Path(path).stem for path in scores],
@@ -153,8 +150,9 @@ def sentences(result: Stability) -> list[str]:
     return lines
 
 
-def _score(sums: Floats, name: str) -> float:
-    return terms(columns_of(sums), RATIOS[name]).value
+def _score(result: Result, name: str, chosen: slice | list[int] = slice(None)) -> float:
+    """A score over the chosen images."""
+    return terms(columns_of(result.sums[chosen]), result.ratio(name)).value
 
 
 def _equal_sizes(result: Result, name: str) -> float:

@@ -62,13 +62,14 @@ class Result:
 
     def terms(self, score: str, present: NDArray[np.bool_] | None = None) -> Terms:
         """The terms of a score; of the classes ``present`` (None: those that take part)."""
-        return registry.terms(columns_of(self.sums), self._ratio(score), present)
+        return registry.terms(columns_of(self.sums), self.ratio(score), present)
 
     def taking_part(self, score: str) -> NDArray[np.bool_]:
         """``[C]``: which classes a score averages over."""
-        return registry.taking_part(columns_of(self.sums), self._ratio(score))
+        return registry.taking_part(columns_of(self.sums), self.ratio(score))
 
-    def _ratio(self, score: str) -> Ratio:
+    def ratio(self, score: str) -> Ratio:
+        """What a score is a ratio of, as the evaluation had its options."""
         return ratios(self.absent_classes).get(score) or SCORES[score]
 
 

@@ -20,6 +20,7 @@ from fastia.evaluation import report
 from fastia.evaluation.comparison import compare
 from fastia.evaluation.result import Evaluation
 from fastia.evaluation.run import EvaluationError
+from fastia.evaluation.stability import across_sets
 
 NAMES = ("one", "two", "three")
 
@@ -123,6 +124,8 @@ def test_absent_classes_of_folders_and_of_their_comparison(dataset) -> None:
         assert compare({"ours": paths[absent_classes]}, resamples=99).scores["ours"]["miou"].value == pytest.approx(
             found.scores["miou"]
         )
+    on_one = across_sets([paths["zero"]], [NAMES[:1]]).on_sets["miou"]
+    assert on_one == pytest.approx((327 / 330 + 1) / 3)
     with pytest.raises(ValueError, match="differ in absent_classes: skip against zero"):
         compare(paths)
 
