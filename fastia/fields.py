@@ -76,7 +76,7 @@ def fields_of(result: type[NamedTuple]) -> dict[str, Field]:
     return {name: hint.__metadata__[0] for name, hint in hints.items()}
 
 
-def columns_of(result: type[NamedTuple], axis: str) -> dict[str, Field]:
+def fields_along(result: type[NamedTuple], axis: str) -> dict[str, Field]:
     """The fields of a result that have an axis, by name."""
     return {name: field for name, field in fields_of(result).items() if axis in field.axes.split()}
 

@@ -15,7 +15,7 @@ from fastia.data.threads import in_threads
 from fastia.fields import InstanceIoU
 from fastia.functional import checks
 from fastia.functional.overlaps import instance_overlaps
-from fastia.metrics.registry import SIZE_BOUNDS, SIZE_NAMES
+from fastia.metrics.registry import SIZE_NAMES, size_of
 from fastia.progress import progress_bar
 from fastia.typing import PathLike
 
@@ -47,7 +47,7 @@ class GroundTruth:
     @property
     def size(self) -> NDArray[np.int64]:
         """``[N]``: 0 small, below 32 * 32; 1 medium, below 96 * 96; 2 large."""
-        return np.searchsorted(SIZE_BOUNDS, self.area, side="right")
+        return size_of(self.area)
 
     @property
     def foreground(self) -> list[int]:

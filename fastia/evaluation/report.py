@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fastia.data.files import write_together
 from fastia.evaluation.result import Evaluation
 from fastia.metrics import further
-from fastia.metrics.registry import SIZE_BOUNDS, SIZE_NAMES
+from fastia.metrics.registry import SIZE_BOUNDS, SIZE_NAMES, size_of
 from fastia.typing import PathLike
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def write_csv(result: Evaluation, path: PathLike) -> None:
     records = result.records
     images = np.repeat(np.array(result.images, object), records.count)
     classes = np.array(result.classes, object)[records.class_id]
-    sizes = np.array(SIZE_NAMES, object)[np.searchsorted(SIZE_BOUNDS, records.area, side="right")]
+    sizes = np.array(SIZE_NAMES, object)[size_of(records.area)]
     sizes = np.where(records.class_id == (-1 if result.background is None else result.background), "", sizes)
     columns = (images, classes, records.instance_id, records.area, sizes, records.iou)
     with open(path, "w", newline="", encoding="utf-8") as file:

@@ -22,7 +22,6 @@ from fastia.fields import InstanceIoU
 from fastia.functional import checks
 from fastia.metrics import further, registry, standard
 from fastia.metrics.further import Counts
-from fastia.metrics.registry import BINS, SIZE_NAMES
 from fastia.metrics.standard import AbsentClasses
 from fastia.progress import progress_bar
 from fastia.typing import PathLike, Protocol
@@ -231,7 +230,7 @@ def _scores(
     }
     found = further.further_scores(extra, counts, tally, confusion)
     columns = {"iou": computed["iou_per_class"]}
-    for size, bins in {"": BINS, **{f"_{size}": (size,) for size in SIZE_NAMES}}.items():
+    for size, bins in standard.BINS_OF.items():
         columns |= {f"{name}{size}": computed[f"{name}{size}_per_class"] for name in ("ia_iou", "ia_iou_penalized")}
         for name, kind in (("instances", "count"), ("unmatched", "unmatched")):
             columns[f"{name}{size}"] = registry.combined(counted, {f"{kind}_{each}": 1 for each in bins})[0].astype(int)

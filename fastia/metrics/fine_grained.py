@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastia.metrics.iiou import foreground_records
-from fastia.metrics.registry import Columns, CountedImage, Floats, Ratio, Score, Sums, fixed, mean, ratio
+from fastia.metrics.registry import Columns, CountedImage, Floats, Ratio, Score, Sums, fixed, mean, quotient
 from fastia.metrics.standard import class_pixels
 
 WORST = (1, 5)  # percent of images over which the worst-case scores average
@@ -37,7 +37,7 @@ def _of_images(columns: Columns) -> dict[str, Floats]:
     """IoU and presence of each class in each image, and both over the number of the image's classes."""
     hit, truth, predicted = (columns[f"image_{name}"] for name in ("hit", "truth", "predicted"))
     present = truth > 0
-    iou = np.where(present, ratio(hit, truth + predicted - hit), 0.0)
+    iou = np.where(present, quotient(hit, truth + predicted - hit), 0.0)
     classes = np.maximum(present.sum(1, keepdims=True), 1)
     return {
         "class_iou": iou,

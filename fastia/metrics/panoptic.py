@@ -24,7 +24,7 @@ from fastia.metrics.registry import (
     combined,
     fixed,
     mean,
-    ratio,
+    quotient,
     size_of,
 )
 
@@ -60,7 +60,7 @@ _HALVES = dict.fromkeys(_SEGMENTS, 0.5)  # TP + FP / 2 + FN / 2
 
 def _segmentation_quality(columns: Columns) -> dict[str, Any]:
     iou, matched, segments = (combined(columns, dict.fromkeys(names, 1))[0] for names in (_IOU, _MATCHED, _SEGMENTS))
-    quality = np.where(matched > 0, ratio(iou, matched), np.where(segments > 0, 0.0, np.nan))
+    quality = np.where(matched > 0, quotient(iou, matched), np.where(segments > 0, 0.0, np.nan))
     return {"sq": mean(quality), "sq_per_class": quality}
 
 

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastia.fields import ComponentMatches, InstanceIoU
+from fastia.typing import Floats
 
 SIZE_BOUNDS = (32 * 32, 96 * 96)  # smallest medium and smallest large area, in pixels, as COCO has them
 SIZE_NAMES = ("small", "medium", "large")
 EVERY_SIZE = {"": SIZE_NAMES, **{f"_{size}": (size,) for size in SIZE_NAMES}}  # suffix of a score: sizes that it counts
 FRACTION_BITS = 36  # ious and recalls are summed as multiples of 2^-36
 
-Floats = NDArray[np.float64]
 Columns = Mapping[str, Floats]  # each [images, C]; sums over all images: [1, C]
 
 
@@ -121,7 +121,8 @@ class Terms(NamedTuple):
     @property
     def totals(self) -> Terms:
         """The sums over all images, ``[1, classes]`` each."""
-        return Terms(*(None if part is None else total(part) for part in self))  # type: ignore[arg-type]
+        numerator, denominator, frequency = self
+        return Terms(total(numerator), total(denominator), None if frequency is None else total(frequency))
 
     @property
     def value(self) -> float:
@@ -130,8 +131,8 @@ class Terms(NamedTuple):
         if numerator.size == 0:
             return math.nan
         if frequency is None:
-            return mean(ratio(numerator[0], denominator[0]))
-        weighted = ratio(numerator[0], denominator[0]) * frequency[0]
+            return mean(quotient(numerator[0], denominator[0]))
+        weighted = quotient(numerator[0], denominator[0]) * frequency[0]
         return math.fsum(weighted) / math.fsum(frequency[0])
 
 
@@ -162,7 +163,7 @@ def taking_part(columns: Columns, ratio: Ratio) -> NDArray[np.bool_]:
 def by_class(columns: Columns, each: Ratio) -> Floats:
     """``[C]``: the ratio of every class alone."""
     numerator, denominator = (total(combined(columns, part))[0] for part in (each.numerator, each.denominator))
-    return np.where(taking_part(columns, each), ratio(numerator, denominator), np.nan)
+    return np.where(taking_part(columns, each), quotient(numerator, denominator), np.nan)
 
 
 def without_stuff(columns: Columns, needs: Iterable[Sums]) -> Columns:
@@ -194,7 +195,7 @@ def total(values: Floats) -> Floats:
     return values if len(values) == 1 else np.array([[math.fsum(column) for column in values.T]])
 
 
-def ratio(numerator: Any, denominator: Any) -> Floats:
+def quotient(numerator: Any, denominator: Any) -> Floats:
     """Quotient in float64, NaN where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.full(np.shape(denominator), np.nan), where=denominator != 0)
 

@@ -31,13 +31,13 @@ def _ia_miou(sizes: Sequence[str], penalized: bool, per_class: str) -> Ratio:
     return Ratio({f"iou_{size}": 1 for size in sizes}, dict.fromkeys(counted, 1), counted, per_class=per_class)
 
 
-_SIZES = {"": BINS, **{f"_{size}": (size,) for size in SIZE_NAMES}}
+BINS_OF = {"": BINS, **{f"_{size}": (size,) for size in SIZE_NAMES}}  # suffix of a score: bins that it counts
 PENALIZED = {
-    f"ia_miou_penalized{size}": _ia_miou(bins, True, f"ia_iou_penalized{size}") for size, bins in _SIZES.items()
+    f"ia_miou_penalized{size}": _ia_miou(bins, True, f"ia_iou_penalized{size}") for size, bins in BINS_OF.items()
 }
 RATIOS = {
     "miou": Ratio({"hit": 1}, _IOU, ["truth"], per_class="iou"),
-    **{f"ia_miou{size}": _ia_miou(bins, False, f"ia_iou{size}") for size, bins in _SIZES.items()},
+    **{f"ia_miou{size}": _ia_miou(bins, False, f"ia_iou{size}") for size, bins in BINS_OF.items()},
     **PENALIZED,
     "pixel_accuracy": Ratio({"hit": 1}, {"truth": 1}, ["truth"], "pooled"),
     "mean_accuracy": Ratio({"hit": 1}, {"truth": 1}, ["truth"]),

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from fastia.fields import InstanceIoU, columns_of
+from fastia.fields import InstanceIoU, fields_along
 from fastia.reference.masks import (
     LARGEST_CLASS,
     Array,
@@ -137,7 +137,7 @@ def _instance_iou(
 
     def columns(axis: str, rows: Any, width: int | None) -> dict[str, Array]:
         """The fields `[B, width]` of rows that hold them in order."""
-        found = columns_of(InstanceIoU, axis)
+        found = fields_along(InstanceIoU, axis)
         return {
             name: padded([[row[i] for row in image] for image in rows], width, field.padding, field.dtype)
             for i, (name, field) in enumerate(found.items())

@@ -3,10 +3,8 @@
 #include <memory>
 #include <new>
 
+#include "core/exceptions.h"
 #include "core/fastia.h"
-#include "core/map.h"
-#include "logits/upsample.h"
-#include "masks/labelling.h"
 
 namespace fastia {
 

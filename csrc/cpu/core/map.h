@@ -4,15 +4,11 @@
 #include <cstdint>
 
 #include "core/buffer.h"
+#include "core/exceptions.h"
 #include "core/fastia.h"
 #include "core/rows.h"
 
 namespace fastia {
-
-struct InvalidId {
-    int32_t argument;
-    int64_t value;
-};
 
 struct Map {
     const char* data;

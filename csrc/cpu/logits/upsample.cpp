@@ -5,6 +5,8 @@
 #include <cstring>
 
 #include "core/api.h"
+#include "core/exceptions.h"
+#include "core/map.h"
 #include "logits/upsample_walk.h"
 
 namespace fastia {

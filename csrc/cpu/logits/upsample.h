@@ -8,11 +8,6 @@
 
 namespace fastia {
 
-struct NegativeWeight {
-    int64_t index;  // in [B * H * W]
-};
-struct UnknownLoss {};
-
 constexpr int kMostRows = 32;   // output rows of a piece
 constexpr int kMostLanes = 16;  // of a vector; tables of columns and rows of logits are padded by as many values
 

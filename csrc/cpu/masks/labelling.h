@@ -9,11 +9,10 @@
 #include <vector>
 
 #include "core/buffer.h"
+#include "core/exceptions.h"
 #include "core/map.h"
 
 namespace fastia {
-
-struct TooManyComponents {};
 
 // A row whose runs may touch those of a row at (z, y): the one at (z + dz, y + dy), which comes earlier in raster
 // order.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fastia.data.threads import in_threads
 from fastia.evaluation.masks import ImageMasks, read_masks
 from fastia.evaluation.result import Evaluation
-from fastia.metrics.registry import SIZE_BOUNDS, SIZE_NAMES
+from fastia.metrics.registry import SIZE_NAMES, size_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def read_instances(result: Evaluation) -> Instances:
     class_id, instance_id, area = (
         field[kept].astype(np.int64) for field in (records.class_id, records.instance_id, records.area)
     )
-    size = np.searchsorted(SIZE_BOUNDS, area, side="right")
+    size = size_of(area)
     first = np.searchsorted(image, np.arange(len(result.images) + 1))
     classes = len(result.classes)
     confusion = np.zeros((len(SIZE_NAMES), classes, classes + 1), np.int64)

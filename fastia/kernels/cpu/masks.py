@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastia.fields import Array, Components, Field, columns_of, empty, fields_of
+from fastia.fields import Array, Components, Field, empty, fields_along, fields_of
 from fastia.kernels.cpu.launch import FLOAT_DTYPES, Error, check, component_options, library, masks_of, pointer
 from fastia.options import ComponentOptions
 
@@ -36,7 +36,7 @@ def components(masks: Array, options: ComponentOptions, max_components: int | No
     labels = empty(found["labels"], _sizes(masks), masks)
     table = component_table(masks, labels, options)
     sizes = {"B": len(masks), "K": width_of(table.count, max_components)}
-    columns = [empty(field, sizes, masks) for field in columns_of(Components, "K").values()]
+    columns = [empty(field, sizes, masks) for field in fields_along(Components, "K").values()]
     table.copy(*columns)
     return Components(labels, counts_like(masks, table.count), *columns)
 

@@ -6,7 +6,7 @@ import ctypes
 
 import numpy as np
 
-from fastia.fields import Array, ComponentMatches, Confusion, InstanceIoU, columns_of, empty, fields_of
+from fastia.fields import Array, ComponentMatches, Confusion, InstanceIoU, empty, fields_along, fields_of
 from fastia.kernels.cpu.launch import Error, check, library, masks_of, overlap_options, pointer
 from fastia.kernels.cpu.masks import counts_like, width_of
 from fastia.options import OverlapOptions
@@ -39,7 +39,7 @@ def instance_matches(
     outputs, table = _records(preds, target, instances, options, max_instances, max_unmatched, threads)
     count = table.match_count
     sizes = {"B": len(preds), "N": width_of(count, None)}
-    matches = [empty(field, sizes, preds) for field in columns_of(ComponentMatches, "N").values()]
+    matches = [empty(field, sizes, preds) for field in fields_along(ComponentMatches, "N").values()]
     table.copy_matches(*matches)
     return (*outputs, counts_like(preds, count), *matches)
 
@@ -58,9 +58,9 @@ def _records(
     confusion = empty(fields_of(Confusion)["confusion"], sizes, preds)
     table = instance_table(preds, target, instances, options, confusion if classes else None, threads)
     sizes |= {"K": width_of(table.count, max_instances), "M": width_of(table.unmatched_count, max_unmatched)}
-    columns = [empty(field, sizes, preds) for field in columns_of(InstanceIoU, "K").values()]
+    columns = [empty(field, sizes, preds) for field in fields_along(InstanceIoU, "K").values()]
     table.copy(*columns)
-    unmatched = [empty(field, sizes, preds) for field in columns_of(InstanceIoU, "M").values()]
+    unmatched = [empty(field, sizes, preds) for field in fields_along(InstanceIoU, "M").values()]
     table.copy_unmatched(*unmatched)
     counts = (counts_like(preds, table.count), counts_like(preds, table.unmatched_count))
     return (counts[0], *columns, counts[1], *unmatched, confusion), table
